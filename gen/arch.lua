@@ -1,0 +1,30 @@
+-- Facts of the architectures, one row each. Rates are per SM and clock unless named otherwise; they
+-- feed the cost model only. `isa` names the primitive set under templates/prim/.
+local M = {}
+
+M.list = {
+  { name = "sm_90a", short = "sm90a", cc = 90, isa = "sm_90a",
+    smem = 232448,         -- opt-in shared memory of a block, bytes
+    regs = 65536,          -- 32-bit registers of an SM
+    sms = 132,             -- of the H100 and H200; a machine's own count replaces it
+    clock = 1.755,         -- GHz under load
+    fma = 2048,            -- 16-bit FMAs with fp32 accumulation
+    smem_rate = 128,       -- bytes between shared memory and the tensor cores
+    l2_rate = 46,          -- bytes from L2 into shared memory, all SMs active
+    dram = 4.0e12,         -- bytes per second
+    link = { nvlink = 3.5e11, pcie = 2.5e10 } }, -- bytes per second, one way
+}
+
+function M.get(name)
+  for _, arch in ipairs(M.list) do
+    if arch.name == name then return arch end
+  end
+end
+
+function M.names()
+  local names = {}
+  for i, arch in ipairs(M.list) do names[i] = arch.name end
+  return names
+end
+
+return M

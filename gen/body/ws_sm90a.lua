@@ -1,0 +1,98 @@
+-- The persistent warp-specialised body for sm_90a (templates/kernel/ws_sm90a.cu.in): what it can be
+-- tuned to, what follows from a choice, and which choices are refused. Serves all four ops.
+--
+-- One producer warpgroup (TMA loads; storer, loader and herald warps beside it) and two consumer
+-- warpgroups that split the tile's rows (cooperative schedule).
+local params = require "params"
+
+local M = { template = "kernel/ws_sm90a.cu.in", arch = "sm_90a" }
+
+local CONSUMERS = 2  -- consumer warpgroups
+local RING = 2       -- 64x64 output buffers of each consumer warpgroup
+local SUB = 64       -- rows and columns of an output buffer
+local GROUP = 8      -- m-blocks that a raster group walks before the next column of tiles
+
+-- Axes in the order of the name; `print` gives the name's part.
+M.axes = {
+  { "tile", { { 128, 128, 64 }, { 128, 192, 64 }, { 128, 256, 64 }, { 256, 128, 64 } },
+    print = function(v) return table.concat(v, "x") end },
+  { "cluster", { { 1, 1 }, { 2, 1 }, { 1, 2 } }, print = function(v) return "c" .. table.concat(v, "x") end },
+  { "stages", { 3, 4, 5, 6 }, print = function(v) return "s" .. v end },
+  { "schedule", { "coop" } },
+}
+
+-- Parameters of the kernel by communication pattern, in signature order.
+local common = { "map_a", "map_b", "map_c", "bias", "m", "n", "k" }
+local call = { "rank", "shard", "fingerprint", "timeout_ns", "record", "pad" }
+local extra = {
+  none = {},
+  ce = { "slot" },
+  push = { "signal_stride", "signals", "map_in", "map_out" },
+  twoshot = { "signal_stride", "signals", "map_in", "map_out", "map_fin" },
+}
+
+local function param_list(comm)
+  local list = { table.unpack(common) }
+  if comm ~= "none" then table.move(call, 1, #call, #list + 1, list) end
+  table.move(extra[comm], 1, #extra[comm], #list + 1, list)
+  return list
+end
+
+local function map_counts(comm, world)
+  return {
+    map_a = comm == "ce" and world or 1, map_b = 1,
+    map_c = (comm == "ce" or comm == "twoshot") and world or 1,
+    map_in = comm == "twoshot" and 1 + world or 1, map_out = world, map_fin = world,
+  }
+end
+
+local function stage_bytes(v)
+  return (v.tile[1] + v.tile[2]) * v.tile[3] * 2
+end
+
+local function smem_bytes(v, stages)
+  local barriers = 8 * (2 * stages + 3 * CONSUMERS * RING) + 32 -- and the words of the call
+  return stages * stage_bytes(v) + CONSUMERS * RING * SUB * SUB * 2 + barriers
+end
+
+-- Everything that the template and the launcher need beyond the axes.
+function M.derive(v)
+  local bm, bn, bk = table.unpack(v.tile)
+  local cm, cn = table.unpack(v.cluster)
+  local names = param_list(v.comm)
+  local counts = map_counts(v.comm, v.world)
+  local ring = v.stages * stage_bytes(v)
+  local bars = ring + CONSUMERS * RING * SUB * SUB * 2
+  local words = bars + 8 * (2 * v.stages + 3 * CONSUMERS * RING)
+  return {
+    BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, CL = cm * cn, STAGES = v.stages, GROUP = GROUP,
+    CONSUMERS = CONSUMERS, RING = RING, SUB = SUB, MI = bm // (64 * CONSUMERS),
+    threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages),
+    producer_regs = 56, consumer_regs = 224, -- of the 168 a thread that the launch bound allows
+    -- shared memory, byte offsets
+    at_a = 0, at_b = v.stages * bm * bk * 2, at_ring = ring,
+    at_full = bars, at_empty = bars + 8 * v.stages,
+    at_out_full = bars + 16 * v.stages, at_out_empty = bars + 16 * v.stages + 8 * CONSUMERS * RING,
+    at_out_ready = bars + 16 * v.stages + 16 * CONSUMERS * RING,
+    at_epoch = words, at_gone = words + 8, at_dead = words + 12,
+    -- TMA boxes, rows: each block of a cluster loads its part of what the cluster shares
+    box_a = bm // cn, box_b = bn // cm, box_c = SUB,
+    cooperative = v.comm == "push" or v.comm == "twoshot",
+    params = names, signature = params.signature(names, counts), fields = params.fields(names, counts),
+    map_lengths = params.map_lengths(names, counts),
+    requires = v.comm == "ce" and { "gate" } or {},
+  }
+end
+
+-- nil, or the reason why the point is refused.
+function M.refuse(v, arch)
+  local bytes = smem_bytes(v, v.stages)
+  if bytes > arch.smem then
+    return ("smem: %d bytes, %s has %d"):format(bytes, arch.name, arch.smem)
+  end
+  local deeper = smem_bytes(v, v.stages + 1)
+  local axis = M.axes[3][2]
+  if deeper <= arch.smem and v.stages < axis[#axis] then return "stages: a deeper pipeline fits" end
+end
+
+return M

@@ -1,0 +1,17 @@
+-- The control pad: one block of 64-bit words per rank, in symmetric memory, zeroed once.
+-- Words with different writers or pollers stand in different 128-byte lines (16 words).
+--
+--   word                       writer          meaning
+--   epoch                      this rank       number of the last finished call
+--   ticket                     this rank       blocks that have finished in this call
+--   claim                      this rank       1: the fault record is taken
+--   abort                      every rank      0, or 1 + the rank that raised it; sticky
+--   slot_last[slot]            this rank       call that last used a copy slot
+--   outbox[slot]               this rank       what the copies carry as their signal
+--   header[parity][src]{2}     rank src        {epoch, fingerprint} of its current call
+--   done[src]                  rank src        last call whose copy slot rank src has finished reading
+--   shard[slot][src]           rank src (copy) call whose shard has arrived
+return {
+  epoch = 0, ticket = 16, claim = 32, abort = 48, slot_last = 64, outbox = 80,
+  header = 96, done = 128, shard = 144, words = 256,
+}

@@ -1,0 +1,174 @@
+-- The declared space: every variant of every op, in one fixed order.
+--
+-- A variant is a key (op, arch, dtype, layout, world: must match the problem) and knobs (the axes of
+-- its body, and its communication pattern: the tuner's choice). Names are printed from the fields:
+--   ag_gemm.sm90a.bf16.nt.w8__128x256x64.c2x1.s4.coop.ce
+-- and are never taken apart; a name is looked up by enumerating what is declared.
+local arch = require "arch"
+local dtype = require "dtype"
+
+local M = {}
+
+M.ops = { "gemm", "ag_gemm", "gemm_rs", "gemm_ar", "aux" }
+M.layouts = { "nt" }
+
+local function space_of(op) return require("space." .. op) end
+
+local function body_of(family)
+  if type(family.body) == "string" then return require(family.body) end
+  return family.body
+end
+
+local function key_text(v)
+  return table.concat({ v.op, arch.get(v.arch).short, v.dtype, v.layout, "w" .. v.world }, ".")
+end
+
+local function finish(v, family, knobs)
+  v.name = key_text(v) .. "__" .. table.concat(knobs, ".")
+  v.symbol = v.kind == "library" and "" or "tml_" .. v.name:gsub("[^%w]", "_")
+  if v.kind == "library" then return v, nil end
+  local facts = arch.get(v.arch)
+  local body = body_of(family)
+  local reason = body.refuse(v, facts)
+  v.template = body.template
+  v.isa = facts.isa
+  if not reason then v.derived = body.derive(v, facts) end
+  return v, reason
+end
+
+-- All points of one family and key, knobs in declared order; yield(variant, reason).
+local function family_points(key, family, yield)
+  local function start()
+    local v = {}
+    for name, value in next, key do v[name] = value end
+    return v
+  end
+  if family.library then
+    local v = start()
+    v.kind, v.comm = "library", family.library
+    return yield(finish(v, family, { family.library }))
+  end
+  if family.aux then
+    local v = start()
+    v.kind, v.comm, v.kernel = "aux", "none", family.aux
+    return yield(finish(v, family, { family.aux }))
+  end
+  local axes = body_of(family).axes
+  local chosen, knobs = {}, {}
+  local function choose(depth)
+    if depth > #axes then
+      for _, comm in ipairs(family.comm) do
+        local v = start()
+        v.kind, v.comm = "fused", comm
+        for i, axis in ipairs(axes) do v[axis[1]] = chosen[i] end
+        local parts = { table.unpack(knobs, 1, #axes) }
+        if comm ~= "none" then parts[#parts + 1] = comm end
+        if yield(finish(v, family, parts)) then return true end
+      end
+      return false
+    end
+    local axis = axes[depth]
+    for _, value in ipairs(axis[2]) do
+      chosen[depth] = value
+      knobs[depth] = axis.print and axis.print(value) or tostring(value)
+      if choose(depth + 1) then return true end
+    end
+    return false
+  end
+  return choose(1)
+end
+
+local function among(list, value)
+  for _, entry in ipairs(list) do
+    if entry == value then return true end
+  end
+  return false
+end
+
+local function wanted(filter, field, value)
+  return filter[field] == nil or filter[field] == "" or filter[field] == value
+end
+
+local function names_of(list)
+  local names = {}
+  for i, entry in ipairs(list) do names[i] = entry.name end
+  return names
+end
+
+-- true, or nil and a sentence that names the unknown word and those that exist.
+function M.check_filter(filter)
+  local known = { op = M.ops, arch = arch.names(), dtype = names_of(dtype.list) }
+  for _, field in ipairs { "op", "arch", "dtype" } do
+    local value = filter[field]
+    if value and value ~= "" and not among(known[field], value) then
+      return nil, ("unknown %s '%s'; known: %s"):format(field, value, table.concat(known[field], ", "))
+    end
+  end
+  return true
+end
+
+local function family_serves(family, arch_name, dtype_name)
+  if family.dtypes and not among(family.dtypes, dtype_name) then return false end
+  if family.library or family.aux then return true end
+  return body_of(family).arch == arch_name
+end
+
+-- Calls fn(variant, reason) for each declared point that matches filter {op=, arch=, dtype=, world=}
+-- (empty or nil: any; world 0: any), until fn returns true. reason is nil for a legal point.
+function M.each(filter, fn)
+  for _, op in ipairs(M.ops) do
+    if wanted(filter, "op", op) then
+      local space = space_of(op)
+      for _, facts in ipairs(arch.list) do
+        for _, kind in ipairs(dtype.list) do
+          for _, layout in ipairs(M.layouts) do
+            for _, world in ipairs(space.worlds) do
+              local any_world = not filter.world or filter.world == 0
+              if wanted(filter, "arch", facts.name) and wanted(filter, "dtype", kind.name)
+                and (any_world or filter.world == world) then
+                local key = { op = op, arch = facts.name, dtype = kind.name, layout = layout, world = world }
+                for _, family in ipairs(space.families) do
+                  if family_serves(family, facts.name, kind.name)
+                    and family_points(key, family, fn) then return end
+                end
+              end
+            end
+          end
+        end
+      end
+    end
+  end
+end
+
+-- name -> { variant, reason } of the whole space, made at the first look-up.
+local index
+function M.find(name)
+  if not index then
+    index = {}
+    M.each({}, function(v, reason)
+      if index[v.name] then error("two declared points have the name " .. v.name, 0) end
+      index[v.name] = { v, reason }
+    end)
+  end
+  local entry = index[name]
+  if entry then return entry[1], entry[2] end
+end
+
+-- true, or false and why this variant cannot serve a problem {op, dtype, layout, world, m, n, k}.
+function M.serves(v, problem)
+  for _, field in ipairs { "op", "dtype", "layout", "world" } do
+    if v[field] ~= problem[field] then
+      return false, ("%s is for %s %s, not %s"):format(v.name, field, v[field], problem[field])
+    end
+  end
+  if v.kind == "library" then return true end
+  for _, field in ipairs { "n", "k" } do
+    if problem[field] % 8 ~= 0 then
+      return false, ("%s = %d is not a multiple of 8 (16-byte rows for TMA)"):format(field, problem[field])
+    end
+    if problem[field] < 8 then return false, ("%s = %d is below 8"):format(field, problem[field]) end
+  end
+  return true
+end
+
+return M
