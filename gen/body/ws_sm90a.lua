@@ -2,23 +2,24 @@
 -- tuned to, what follows from a choice, and which choices are refused. Serves all four ops.
 --
 -- One producer warpgroup (TMA loads; storer, loader and herald warps beside it) and two consumer
--- warpgroups that split the tile's rows (cooperative schedule).
+-- warpgroups. Schedule coop: they share every tile, half its rows each. pingpong: each takes every
+-- second tile, so that its epilogue runs under the other's tensor cores.
 local params = require "params"
 
 local M = { template = "kernel/ws_sm90a.cu.in", arch = "sm_90a" }
 
 local CONSUMERS = 2  -- consumer warpgroups
-local RING = 2       -- 64x64 output buffers of each consumer warpgroup
-local SUB = 64       -- rows and columns of an output buffer
+local RING = 2       -- output buffers of each consumer warpgroup
+local SUB = 64       -- rows of an output buffer
 local GROUP = 8      -- m-blocks that a raster group walks before the next column of tiles
 
 -- Axes in the order of the name; `print` gives the name's part.
 M.axes = {
-  { "tile", { { 128, 128, 64 }, { 128, 192, 64 }, { 128, 256, 64 }, { 256, 128, 64 } },
+  { "tile", { { 128, 128, 64 }, { 128, 160, 64 }, { 128, 192, 64 }, { 128, 256, 64 }, { 256, 128, 64 }, { 256, 160, 64 }, { 64, 256, 64 } },
     print = function(v) return table.concat(v, "x") end },
   { "cluster", { { 1, 1 }, { 2, 1 }, { 1, 2 } }, print = function(v) return "c" .. table.concat(v, "x") end },
   { "stages", { 3, 4, 5, 6 }, print = function(v) return "s" .. v end },
-  { "schedule", { "coop" } },
+  { "schedule", { "coop", "pingpong" } },
 }
 
 -- Parameters of the kernel by communication pattern, in signature order.
@@ -46,13 +47,18 @@ local function map_counts(comm, world)
   }
 end
 
+-- Columns of an output buffer: a row of it is one line of the TMA swizzle (128 or 64 bytes).
+local function part_columns(v) return v.tile[2] % 64 == 0 and 64 or 32 end
+
+local function ring_bytes(v) return CONSUMERS * RING * SUB * part_columns(v) * 2 end
+
 local function stage_bytes(v)
   return (v.tile[1] + v.tile[2]) * v.tile[3] * 2
 end
 
 local function smem_bytes(v, stages)
-  local barriers = 8 * (2 * stages + 3 * CONSUMERS * RING) + 32 -- and the words of the call
-  return stages * stage_bytes(v) + CONSUMERS * RING * SUB * SUB * 2 + barriers
+  local barriers = 8 * (2 * stages + 3 * CONSUMERS * RING + CONSUMERS) + 16 -- and the words of the call
+  return stages * stage_bytes(v) + ring_bytes(v) + barriers
 end
 
 -- Everything that the template and the launcher need beyond the axes.
@@ -62,11 +68,12 @@ function M.derive(v)
   local names = param_list(v.comm)
   local counts = map_counts(v.comm, v.world)
   local ring = v.stages * stage_bytes(v)
-  local bars = ring + CONSUMERS * RING * SUB * SUB * 2
-  local words = bars + 8 * (2 * v.stages + 3 * CONSUMERS * RING)
+  local bars = ring + ring_bytes(v)
+  local words = bars + 8 * (2 * v.stages + 3 * CONSUMERS * RING + CONSUMERS)
   return {
     BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, CL = cm * cn, STAGES = v.stages, GROUP = GROUP,
-    CONSUMERS = CONSUMERS, RING = RING, SUB = SUB, MI = bm // (64 * CONSUMERS),
+    CONSUMERS = CONSUMERS, RING = RING, SUB = SUB, PART = part_columns(v), pingpong = v.schedule == "pingpong",
+    MI = bm // (64 * (v.schedule == "pingpong" and 1 or CONSUMERS)), -- 64-row blocks of a warpgroup
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages),
     producer_regs = 56, consumer_regs = 224, -- of the 168 a thread that the launch bound allows
     -- shared memory, byte offsets
@@ -74,9 +81,10 @@ function M.derive(v)
     at_full = bars, at_empty = bars + 8 * v.stages,
     at_out_full = bars + 16 * v.stages, at_out_empty = bars + 16 * v.stages + 8 * CONSUMERS * RING,
     at_out_ready = bars + 16 * v.stages + 16 * CONSUMERS * RING,
+    at_turn = bars + 16 * v.stages + 24 * CONSUMERS * RING,
     at_epoch = words, at_gone = words + 8, at_dead = words + 12,
     -- TMA boxes, rows: each block of a cluster loads its part of what the cluster shares
-    box_a = bm // cn, box_b = bn // cm, box_c = SUB,
+    box_a = bm // cn, box_b = bn // cm, box_c = SUB, box_n = part_columns(v),
     cooperative = v.comm == "push" or v.comm == "twoshot",
     params = names, signature = params.signature(names, counts), fields = params.fields(names, counts),
     map_lengths = params.map_lengths(names, counts),
@@ -86,6 +94,12 @@ end
 
 -- nil, or the reason why the point is refused.
 function M.refuse(v, arch)
+  local rows = v.schedule == "coop" and v.tile[1] // CONSUMERS or v.tile[1] -- of one warpgroup
+  if rows % 64 ~= 0 then return ("schedule: %s gives a warpgroup %d rows, not a multiple of 64"):format(v.schedule, rows) end
+  local accumulators = rows * v.tile[2] // 128
+  if accumulators > 160 then
+    return ("registers: %d accumulators a thread leave no room for the epilogue"):format(accumulators)
+  end
   local bytes = smem_bytes(v, v.stages)
   if bytes > arch.smem then
     return ("smem: %d bytes, %s has %d"):format(bytes, arch.name, arch.smem)
