@@ -1,0 +1,21 @@
+/* May this file be trusted? Owner, mode, links and ancestors, checked before any byte is read. */
+#ifndef TML_BANK_CHECK_H
+#define TML_BANK_CHECK_H
+
+#include <sys/stat.h>
+
+#include "tidemill.h"
+
+#define BANK_PATH_BYTES 4096
+
+/* Checks every folder on the way to `path` and resolves it: *resolved is the real folder and the
+ * last name, so that what is opened later is what was checked. MISS with the reason. */
+tml_status bank_check_folder(const char *path, char resolved[BANK_PATH_BYTES]);
+/* A regular file, no link, owned by root or this user, writable by nobody else. *absent is set if
+ * there is no such file (then MISS too). `path` as resolved by bank_check_folder. */
+tml_status bank_check_file(const char *path, struct stat *info, int *absent);
+/* Opens, compares with `info`, and looks at the first 100 bytes: SQLite, whole, not in WAL mode.
+ * *exchanged: a writer published between the check and this; check again. */
+tml_status bank_check_header(const char *path, const struct stat *info, int *exchanged);
+
+#endif

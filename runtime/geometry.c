@@ -1,0 +1,56 @@
+#include "geometry.h"
+
+static size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+/* One rank's packed part: W shards of `columns`, in bytes. */
+static size_t packed_bytes(int world, int64_t m, int64_t columns)
+{
+  return (size_t)world * (size_t)tml_shard_rows(m, world) * (size_t)columns * TML_ELEMENT_BYTES;
+}
+
+int64_t tml_clusters(const tml_kernel *kernel, const tml_problem *problem, int64_t m)
+{
+  const tml_variant *v = &kernel->variant;
+  int64_t columns = tml_div_up(problem->n, (int64_t)v->tile_n * v->cluster_n), tiles = 0;
+  for (int s = 0; s < v->world; s++)
+    tiles += tml_div_up(tml_rows_of(m, v->world, s), (int64_t)v->tile_m * v->cluster_m) * columns;
+  if (tiles < 1) return 1;
+  return tiles < kernel->max_clusters ? tiles : kernel->max_clusters;
+}
+
+int64_t tml_signal_stride(const tml_variant *v, int64_t m, int64_t n)
+{
+  int64_t rows = tml_shard_rows(m, v->world);
+  return tml_div_up(rows, (int64_t)v->tile_m * v->cluster_m) * v->cluster_m *
+         tml_div_up(n, (int64_t)v->tile_n * v->cluster_n) * v->cluster_n;
+}
+
+size_t tml_finished_at(int world, int64_t m, int64_t n)
+{
+  return round_up(packed_bytes(world, m, n), TML_STAGING_ALIGN);
+}
+
+void tml_fused_bytes(const tml_variant *v, int64_t m, int64_t n, int64_t k, tml_bytes *out)
+{
+  size_t words = (size_t)v->world * (size_t)tml_signal_stride(v, m, n);
+  *out = (tml_bytes){.size = sizeof *out};
+  switch (v->pattern) {
+  case TML_PATTERN_CE: out->slots = packed_bytes(v->world, m, k); break;
+  case TML_PATTERN_PUSH:
+    out->staging = packed_bytes(v->world, m, n);
+    out->signals = 8 * words;
+    break;
+  case TML_PATTERN_TWOSHOT:
+    out->staging = tml_finished_at(v->world, m, n) + packed_bytes(v->world, m, n);
+    out->signals = 8 * 2 * words;
+    break;
+  default: break;
+  }
+}
+
+size_t tml_unfused_bytes(const tml_problem *problem, int64_t m)
+{
+  if (problem->op == TML_AG_GEMM) return packed_bytes(problem->world, m, problem->k);
+  if (problem->op == TML_GEMM_RS) return packed_bytes(problem->world, m, problem->n);
+  return 0;
+}

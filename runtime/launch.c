@@ -1,0 +1,277 @@
+/* The launch path: checks at the door, then what the pattern enqueues. Nothing here allocates,
+ * loads, compiles, locks or synchronises (library variants are the libraries' business). */
+#include <string.h>
+
+#include "lt.h"
+#include "maps.h"
+#include "status.h"
+
+/* ---- The door ---- */
+
+static tml_status check_pointer(const char *name, const void *at, int needed)
+{
+  if (needed && !at) return tml_fail(TML_ARGUMENT, "tml_launch: %s is NULL", name);
+  if ((uintptr_t)at % 16 != 0)
+    return tml_fail(TML_ARGUMENT, "tml_launch: %s = %p is not aligned to 16 bytes", name, at);
+  return TML_OK;
+}
+
+static tml_status check_ld(const char *name, int64_t *ld, int64_t columns)
+{
+  if (*ld == 0) *ld = columns;
+  if (*ld < columns)
+    return tml_fail(TML_ARGUMENT, "tml_launch: %s = %lld is less than the row's %lld elements",
+                    name, (long long)*ld, (long long)columns);
+  if (*ld % 8 != 0 || *ld >= (int64_t)1 << 38)
+    return tml_fail(TML_ARGUMENT, "tml_launch: %s = %lld must be a multiple of 8 below 2^38", name,
+                    (long long)*ld);
+  return TML_OK;
+}
+
+/* A rank that owns no rows may pass no buffer for them. */
+static tml_status check_buffers(const tml_plan *plan, const tml_args *args)
+{
+  const tml_problem *p = &plan->problem;
+  int64_t own = p->op == TML_GEMM ? args->m : tml_rows_of(args->m, p->world, plan->comm->rank);
+  TRY(check_pointer("a", args->a, (p->op == TML_AG_GEMM ? own : args->m) > 0));
+  TRY(check_pointer("b", args->b, 1));
+  TRY(check_pointer("c", args->c, (p->op == TML_GEMM_RS ? own : args->m) > 0));
+  TRY(check_pointer("bias", args->bias, p->bias));
+  if (args->bias && !p->bias)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: a bias was given, but the plan's problem has none; put ':bias' "
+                    "(bias = 1) into the problem");
+  return TML_OK;
+}
+
+static tml_status check_args(const tml_plan *plan, tml_args *args)
+{
+  const tml_problem *p = &plan->problem;
+  if (args->m < 0 || args->m > p->m)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: m = %lld must lie in 0 .. %lld, the plan's m; make the plan for a "
+                    "larger m",
+                    (long long)args->m, (long long)p->m);
+  TRY(check_ld("lda", &args->lda, p->k));
+  TRY(check_ld("ldb", &args->ldb, p->k));
+  TRY(check_ld("ldc", &args->ldc, p->n));
+  return check_buffers(plan, args);
+}
+
+static tml_status missing_reserve(const tml_plan *plan)
+{
+  const tml_comm *comm = plan->comm;
+  const tml_segment *s = comm->segment;
+  const tml_bytes *need = &plan->bytes;
+  return tml_fail(
+      TML_ARGUMENT,
+      "tml_launch: the plan needs %zu local, %zu staging, %zu slot and %zu signal bytes, "
+      "reserved are %zu, %zu, %zu and %zu; call tml_comm_reserve with tml_plan_workspace's bytes "
+      "on "
+      "every rank",
+      need->local, need->staging, need->slots, need->signals, comm->local_bytes,
+      s ? s->bytes.staging : 0, s ? s->bytes.slots : 0, s ? s->bytes.signals : 0);
+}
+
+/* The same segment on all ranks: it covers the whole plan, not only this m. */
+static tml_status check_reserve(tml_plan *plan)
+{
+  const tml_comm *comm = plan->comm;
+  if (plan->checked && plan->checked_segment == comm->segment &&
+      plan->checked_local == comm->local_bytes)
+    return TML_OK;
+  if (!tml_comm_has(comm, &plan->bytes)) return missing_reserve(plan);
+  plan->checked = 1;
+  plan->checked_segment = comm->segment;
+  plan->checked_local = comm->local_bytes;
+  return TML_OK;
+}
+
+tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream)
+{
+  if (!plan || !args)
+    return tml_fail(TML_ARGUMENT, "tml_launch: %s is NULL", plan ? "args" : "plan");
+  if (args->size < sizeof *args)
+    return tml_fail(TML_ARGUMENT, "tml_launch: set args.size to sizeof(tml_args)");
+  if (!plan->comm)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: the plan's comm was destroyed; destroy the plan and make it anew");
+  const tml_record *record = plan->comm->record;
+  if (record->code != 0 || record->aborted != 0) return tml_poll(plan->comm, NULL);
+  tml_args whole = *args;
+  TRY(check_args(plan, &whole));
+  TRY(check_reserve(plan));
+  TRY(tml_plan_run(plan, &whole, stream));
+  atomic_fetch_add_explicit(&plan->comm->ctx->counters.launches, 1, memory_order_relaxed);
+  return TML_OK;
+}
+
+/* ---- Kernels ---- */
+
+static tml_status enqueue(const tml_api *api, const tml_kernel *kernel, unsigned grid,
+                          void *const *params, CUstream stream)
+{
+  CUlaunchAttribute attribute = {.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE, .value.cooperative = 1};
+  CUlaunchConfig config = {.gridDimX = grid,
+                           .gridDimY = 1,
+                           .gridDimZ = 1,
+                           .blockDimX = (unsigned)kernel->variant.threads,
+                           .blockDimY = 1,
+                           .blockDimZ = 1,
+                           .sharedMemBytes = (unsigned)kernel->variant.smem,
+                           .hStream = stream,
+                           .attrs = &attribute,
+                           .numAttrs = kernel->variant.cooperative ? 1 : 0};
+  return CU(api, cuLaunchKernelEx, (&config, kernel->function, (void **)(uintptr_t)params, NULL));
+}
+
+tml_status tml_launch_aux(tml_ctx *ctx, const tml_kernel *kernel, const tml_values *values,
+                          unsigned grid, CUstream stream)
+{
+  void *params[TML_PARAM_COUNT];
+  if (!ctx || !kernel || !values || grid == 0)
+    return tml_fail(TML_ARGUMENT, "tml_launch_aux: ctx, kernel or values is NULL, or grid is 0");
+  const tml_variant *variant = &kernel->variant;
+  for (int i = 0; i < variant->param_count; i++)
+    params[i] = (void *)((uintptr_t)values + (size_t)kernel->param_offset[i]);
+  return enqueue(ctx->api, kernel, grid, params, stream);
+}
+
+tml_status tml_bias_run(tml_plan *plan, const tml_args *args, int64_t rows, CUstream stream)
+{
+  tml_ctx *ctx = plan->comm->ctx;
+  const int64_t most = 32 * (int64_t)(ctx->machine.sms > 0 ? ctx->machine.sms : 1);
+  tml_values values;
+  if (!plan->problem.bias || rows == 0) return TML_OK;
+  values.dst = (uintptr_t)args->c;
+  values.bias = (uintptr_t)args->bias;
+  values.m = (int32_t)rows;
+  values.n = (int32_t)plan->problem.n;
+  values.ld = args->ldc;
+  return tml_launch_aux(ctx, plan->bias, &values, (unsigned)(rows < most ? rows : most), stream);
+}
+
+/* ---- Copy engines ---- */
+
+/* One warp: waits until the peers are done with this slot, then writes the word that the copies
+ * carry. */
+static tml_status ce_gate(const tml_plan *plan, const tml_call *call, CUstream stream)
+{
+  const tml_kernel *gate = call->key.choice->gate;
+  const tml_scalars *s = &call->scalars;
+  tml_values values;
+  values.rank = s->rank;
+  values.slot = s->slot;
+  values.timeout_ns = s->timeout_ns;
+  values.record = s->record;
+  values.pad = s->pad;
+  return tml_launch_aux(plan->comm->ctx, gate, &values, 1, stream);
+}
+
+/* Pushes this rank's shard and then its signal to every peer; rank r serves r - 1 first. */
+static tml_status ce_copies(const tml_plan *plan, const tml_call *call)
+{
+  const tml_comm *comm = plan->comm;
+  const tml_api *api = plan->api;
+  const tml_call_key *key = &call->key;
+  const tml_segment *segment = key->segment;
+  const tml_pad *pad = &comm->ctx->pad;
+  int rank = comm->rank, world = comm->world, slot = (int)key->slot;
+  int64_t shard = tml_shard_rows(key->m, world), rows = tml_rows_of(key->m, world, rank);
+  size_t line = (size_t)plan->problem.k * TML_ELEMENT_BYTES;
+  CUdeviceptr outbox = comm->pad->at[rank] + 8 * (size_t)(pad->outbox + slot);
+  for (int i = 1; i < world && rows > 0; i++) {
+    int d = (rank - i + world) % world;
+    CUdeviceptr place = segment->block->at[d] + segment->slots_at +
+                        (size_t)slot * segment->bytes.slots + (size_t)rank * (size_t)shard * line;
+    CUdeviceptr signal = comm->pad->at[d] + 8 * (size_t)(pad->shard + slot * 8 + rank);
+    TRY(CU(api, cuMemcpyDtoDAsync,
+           (place, (CUdeviceptr)key->a, (size_t)rows * line, comm->copies)));
+    TRY(CU(api, cuMemcpyDtoDAsync, (signal, outbox, 8, comm->copies)));
+  }
+  return TML_OK;
+}
+
+/* The copies run beside the GEMM, between the gate and the end of the call. Once the copy stream is
+ * forked it is joined again whatever fails: the caller's buffers and a capture depend on it. */
+static tml_status ce_run(const tml_plan *plan, const tml_call *call, CUstream stream)
+{
+  const tml_comm *comm = plan->comm;
+  const tml_api *api = plan->api;
+  TRY(ce_gate(plan, call, stream));
+  TRY(CU(api, cuEventRecord, (comm->fork, stream)));
+  TRY(CU(api, cuStreamWaitEvent, (comm->copies, comm->fork, 0)));
+  tml_status status = ce_copies(plan, call);
+  tml_status joined = CU(api, cuEventRecord, (comm->join, comm->copies));
+  if (status == TML_OK) status = joined;
+  if (status == TML_OK)
+    status = enqueue(api, call->key.choice->kernel, call->grid, call->params, stream);
+  if (joined == TML_OK) {
+    joined = CU(api, cuStreamWaitEvent, (stream, comm->join, 0));
+    if (status == TML_OK) status = joined;
+  }
+  return status;
+}
+
+/* ---- By pattern ---- */
+
+static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_args *args,
+                            CUstream stream)
+{
+  tml_comm *comm = plan->comm;
+  int ce = choice->variant.pattern == TML_PATTERN_CE;
+  if (ce && args->lda != plan->problem.k)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: lda = %lld, but copy engines move whole shards: A must be packed "
+                    "(lda = k = %lld)",
+                    (long long)args->lda, (long long)plan->problem.k);
+  const tml_call_key key = {.m = args->m,
+                            .lda = args->lda,
+                            .ldb = args->ldb,
+                            .ldc = args->ldc,
+                            .slot = ce ? comm->slot : 0,
+                            .a = (uintptr_t)args->a,
+                            .b = (uintptr_t)args->b,
+                            .c = (uintptr_t)args->c,
+                            .bias = (uintptr_t)args->bias,
+                            .choice = choice,
+                            .segment = choice->variant.world > 1 ? comm->segment : NULL};
+  const tml_call *call;
+  TRY(tml_calls_get(plan, &key, &call));
+  if (!ce) return enqueue(plan->api, choice->kernel, call->grid, call->params, stream);
+  comm->slot ^= 1;
+  return ce_run(plan, call, stream);
+}
+
+static tml_status lt_run(tml_plan *plan, const tml_args *args, CUstream stream)
+{
+  const tml_problem *p = &plan->problem;
+  const tml_lt_args gemm = {p->dtype,           args->m,           p->n,      p->k,
+                            args->lda,          args->ldb,         args->ldc, (uintptr_t)args->a,
+                            (uintptr_t)args->b, (uintptr_t)args->c};
+  TRY(tml_lt_launch(plan->comm, &gemm, stream));
+  return tml_bias_run(plan, args, args->m, stream);
+}
+
+const tml_entry *tml_plan_entry(const tml_plan *plan, int64_t m)
+{
+  int low = 0, high = plan->count - 1;
+  while (low < high) {
+    int middle = (low + high) / 2;
+    if (plan->entries[middle].bucket < m)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return &plan->entries[low];
+}
+
+tml_status tml_plan_run(tml_plan *plan, const tml_args *args, CUstream stream)
+{
+  const tml_choice *choice = tml_plan_entry(plan, args->m)->choice;
+  /* Only a call on the comm has something to do without rows: its headers. */
+  if (args->m == 0 && (plan->problem.op == TML_GEMM || !choice->kernel)) return TML_OK;
+  if (choice->kernel) return fused_run(plan, choice, args, stream);
+  if (choice->variant.pattern == TML_PATTERN_NCCL) return tml_unfused_run(plan, args, stream);
+  return lt_run(plan, args, stream);
+}

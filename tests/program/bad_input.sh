@@ -1,0 +1,66 @@
+#!/bin/sh
+# Wrong input gives one clear line and the right exit code, and loses nothing: bad_input.sh TIDEMILL
+tidemill=${1:?usage: bad_input.sh TIDEMILL}
+dir=$(mktemp -d) || exit 2
+trap 'rm -rf "$dir"' EXIT
+bad=0
+unset TIDEMILL_BANK TIDEMILL_SOURCE TIDEMILL_FORCE TIDEMILL_NO_JIT
+
+# refuse CODE WORD ARGUMENT...: this exit code, and one line on stderr that holds WORD.
+refuse() {
+  code=$1 word=$2
+  shift 2
+  timeout 60 "$tidemill" "$@" >"$dir/out" 2>"$dir/err"
+  got=$?
+  if [ $got != "$code" ] || [ "$(wc -l <"$dir/err")" != 1 ] || ! grep -q -- "$word" "$dir/err"; then
+    echo "tidemill $*: exit $got, wanted $code and one line with '$word'; stderr:"
+    sed 's/^/    /' "$dir/err"
+    bad=1
+  fi
+}
+
+refuse 2 'sm_35' build --arch sm_35 -o "$dir/x.bank"
+refuse 2 'fp8' build --arch sm_90a --dtype fp8 -o "$dir/x.bank"
+refuse 2 'conv' build --arch sm_90a --op conv -o "$dir/x.bank"
+refuse 2 '1 to 8' build --arch sm_90a --world 9 -o "$dir/x.bank"
+refuse 2 '-o FILE' build --arch sm_90a
+refuse 2 'is not a number' explain gemm:bf16:nt:w1:12x
+refuse 2 'conv' explain conv:bf16:nt:w1:16x16x16
+refuse 2 'tn' explain gemm:bf16:tn:w1:16x16x16
+refuse 2 'multiple of 8' explain gemm:bf16:nt:w1:16x12x64
+refuse 2 'list shows the names' show nonsense
+refuse 2 'whole number' build --arch sm_90a --jobs many -o "$dir/x.bank"
+refuse 1 'no such bank' list --bank "$dir/missing.bank"
+if ! [ -e /dev/nvidiactl ]; then
+  refuse 1 'no GPU' check gemm:bf16:nt:w1:64x64x64
+  refuse 1 'no GPU' bench gemm:bf16:nt:w1:64x64x64
+fi
+
+# An error in gen/ and in a template names the file and the line.
+root=$(cd "$(dirname "$0")/../.." && pwd)
+mkdir "$dir/source" && cp -r "$root/gen" "$root/templates" "$dir/source"
+printf 'local broken = = 1\n' >>"$dir/source/gen/model.lua"
+refuse 1 'gen/model.lua:[0-9]' list --source "$dir/source"
+cp "$root/gen/model.lua" "$dir/source/gen"
+# shellcheck disable=SC2016  # the template's own mark
+printf 'int x = ${no_such_name};\n' >>"$dir/source/templates/kernel/fill.cu.in"
+refuse 1 'fill.cu.in:[0-9].*no_such_name' show --source "$dir/source" aux.sm90a.bf16.nt.w1__fill
+
+# Banks that must not be used. Without NVRTC there is none to spoil.
+few="--arch sm_90a --world 1 --op aux"
+# shellcheck disable=SC2086  # a list of options
+if timeout 100 "$tidemill" build $few -o "$dir/good.bank" >/dev/null 2>"$dir/err"; then
+  printf 'hello, this is no bank at all\n' >"$dir/text.bank"
+  refuse 1 'not a bank\|truncated' list --bank "$dir/text.bank"
+  head -c 20000 "$dir/good.bank" >"$dir/short.bank"
+  refuse 1 'truncated' list --bank "$dir/short.bank"
+  cp "$dir/good.bank" "$dir/open.bank" && chmod o+w "$dir/open.bank"
+  refuse 1 'can write' list --bank "$dir/open.bank"
+  refuse 1 'folder\|directory' build --arch sm_90a --op aux -o "$dir/nowhere/x.bank"
+  # shellcheck disable=SC2086
+  "$tidemill" build $few -o "$dir/good.bank" 2>&1 | grep -q ' 0 compiled' ||
+    { echo "a finished bank is compiled again"; bad=1; }
+else
+  grep -qi nvrtc "$dir/err" || { cat "$dir/err"; bad=1; }
+fi
+exit $bad

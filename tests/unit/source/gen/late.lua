@@ -1,0 +1,2 @@
+-- Fails when it is required.
+error("late trouble")

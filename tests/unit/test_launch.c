@@ -1,0 +1,395 @@
+/* Launches: what is enqueued in which order, fingerprints, refusals, host cost. */
+#include <pthread.h>
+#include <time.h>
+
+#include "plan_fixture.h"
+
+#define CE3 "ag_gemm.sm90a.bf16.nt.w3__128x128x64.c1x1.s6.coop.ce"
+#define CE2 "ag_gemm.sm90a.bf16.nt.w2__128x128x64.c1x1.s6.coop.ce"
+#define PUSH2 "gemm_rs.sm90a.bf16.nt.w2__128x128x64.c1x1.s6.coop.push"
+#define GEMM "gemm.sm90a.bf16.nt.w1__128x256x64.c2x1.s4.coop"
+
+/* This device's operations from its k-th gate on. */
+static int after_gate(const test_bed *rig, int k, const fake_op **out, int most)
+{
+  const fake_op *gate = rig_op(rig, FAKE_LAUNCH, "gate", k);
+  int count = 0, seen = 0;
+  for (int i = 0; i < fake_op_count() && count < most; i++) {
+    const fake_op *op = fake_op_at(i);
+    seen = seen || op == gate;
+    if (seen && op->device == rig->rank) out[count++] = op;
+  }
+  return count;
+}
+
+/* ---- Copy engines ---- */
+
+static void check_copies(test_bed *rig, const fake_op **op, int64_t m, int slot, CUdeviceptr a)
+{
+  const tml_comm *comm = rig->comm;
+  const tml_segment *segment = comm->segment;
+  int64_t shard = (m + 2) / 3, rows = m - rig->rank * shard < shard ? m - rig->rank * shard : shard;
+  for (int i = 1; i < 3 && rows > 0; i++) {
+    int d = (rig->rank - i + 3) % 3;
+    const fake_op *data = op[2 * (i - 1)], *signal = op[2 * (i - 1) + 1];
+    FAKE_CHECK(data->kind == FAKE_COPY && data->src == a && data->bytes == (size_t)rows * 40 * 2);
+    FAKE_CHECK(data->dst == segment->block->at[d] + segment->slots_at +
+                                (size_t)slot * segment->bytes.slots +
+                                (size_t)(rig->rank * shard) * 40 * 2);
+    FAKE_CHECK(signal->kind == FAKE_COPY && signal->bytes == 8);
+    FAKE_CHECK(signal->src == comm->pad->at[rig->rank] + 8 * (size_t)(rig->ctx->pad.outbox + slot));
+    FAKE_CHECK(signal->dst ==
+               comm->pad->at[d] + 8 * (size_t)(rig->ctx->pad.shard + slot * 8 + rig->rank));
+    FAKE_CHECK(signal->stream == data->stream && fake_before(data, signal));
+  }
+}
+
+/* gate, fork, copies, join, GEMM, wait: in this order; the copies beside the GEMM. */
+static void check_ce(test_bed *rig, int k, int64_t m, int slot)
+{
+  const fake_op *op[16];
+  int copies = m - rig->rank * ((m + 2) / 3) > 0 ? 4 : 0,
+      count = after_gate(rig, k, op, 6 + copies);
+  FAKE_CHECK(count == 6 + copies);
+  if (count != 6 + copies) return;
+  const fake_op *gate = op[0], *join = op[3 + copies], *kernel = op[4 + copies],
+                *wait = op[5 + copies];
+  FAKE_CHECK(gate->kind == FAKE_LAUNCH && gate->launch.grid[0] == 1 && !gate->launch.cooperative);
+  FAKE_CHECK(op[1]->kind == FAKE_RECORD && op[2]->kind == FAKE_WAIT &&
+             op[1]->stream == gate->stream);
+  FAKE_CHECK(op[2]->stream != gate->stream && join->stream == op[2]->stream);
+  check_copies(rig, op + 3, m, slot, rig->buffer[0]);
+  FAKE_CHECK(join->kind == FAKE_RECORD && wait->kind == FAKE_WAIT && wait->stream == gate->stream);
+  FAKE_CHECK(kernel->kind == FAKE_LAUNCH && kernel->stream == gate->stream &&
+             strstr(kernel->launch.name, "ag_gemm"));
+  FAKE_CHECK(kernel->launch.smem > 49152 && kernel->launch.block[0] == 384 &&
+             !kernel->launch.cooperative);
+  for (int i = 3; i < 3 + copies; i++)
+    FAKE_CHECK(fake_before(gate, op[i]) && !fake_before(op[i], kernel) && fake_before(op[i], wait));
+}
+
+static void ce_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", CE3);
+  CUstream stream = new_stream();
+  const int64_t sizes[] = {7, 4, 0, 1000, 999}; /* ragged, an empty shard, nothing at all */
+  const unsigned tiles[] = {3, 2, 1, 9, 9};
+  for (int i = 0; i < 5; i++) {
+    tml_args args = rig_args(rig, sizes[i], 0);
+    if (sizes[i] == 0) args.a = args.c = NULL;
+    FAKE_CHECK_OK(tml_launch(plan, &args, stream));
+    check_ce(rig, i, sizes[i], i % 2);
+    FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "ag_gemm", i)->launch.grid[0] == tiles[i]);
+  }
+  tml_args loose = rig_args(rig, 7, 0);
+  loose.lda = 48;
+  FAKE_CHECK(rig_says(tml_launch(plan, &loose, stream), TML_ARGUMENT, "packed") &&
+             rig->comm->slot == 1);
+  close_stream(stream);
+  tml_plan_destroy(plan);
+}
+
+/* The same under capture; a replay runs it all again. */
+static void capture_rank(test_bed *rig)
+{
+  const tml_cuda *cuda = &fake_table()->cuda;
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", CE3);
+  CUstream stream = new_stream();
+  CUgraph graph = NULL;
+  CUgraphExec exec = NULL;
+  tml_args args = rig_args(rig, 7, 0);
+  FAKE_CHECK_OK(tml_seal(rig->ctx));
+  FAKE_CHECK(cuda->p_cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL) ==
+             CUDA_SUCCESS);
+  FAKE_CHECK_OK(tml_launch(plan, &args, stream));
+  FAKE_CHECK(cuda->p_cuStreamEndCapture(stream, &graph) == CUDA_SUCCESS);
+  FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "gate", 0) == NULL);
+  FAKE_CHECK(fake_graph_op_count(graph) == 10);
+  FAKE_CHECK(cuda->p_cuGraphInstantiate(&exec, graph, 0) == CUDA_SUCCESS);
+  for (int i = 0; i < 3; i++) FAKE_CHECK(cuda->p_cuGraphLaunch(exec, stream) == CUDA_SUCCESS);
+  FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "gate", 2) != NULL &&
+             rig_op(rig, FAKE_LAUNCH, "gate", 3) == NULL);
+  FAKE_CHECK(cuda->p_cuGraphExecDestroy(exec) == CUDA_SUCCESS &&
+             cuda->p_cuGraphDestroy(graph) == CUDA_SUCCESS);
+  close_stream(stream);
+  tml_plan_destroy(plan);
+}
+
+static void test_ce(void **state)
+{
+  (void)state;
+  rig_run_ranks(3, NULL, NULL, ce_rank);
+  rig_run_ranks(3, NULL, NULL, capture_rank);
+}
+
+/* ---- One kernel ---- */
+
+static void gemm_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm:bf16:nt:w1:8192x512x64", GEMM);
+  const int64_t sizes[] = {1, 257, 8192};
+  const unsigned blocks[] = {2 * 2, 2 * 2 * 2, 64 * 2};
+  for (int i = 0; i < 3; i++) {
+    tml_args args = rig_args(rig, sizes[i], 0);
+    FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+    const fake_op *op = rig_op(rig, FAKE_LAUNCH, "gemm", i);
+    FAKE_CHECK(op->launch.grid[0] == blocks[i] && !op->launch.cooperative);
+  }
+  tml_args none = {.size = sizeof none, .b = (void *)rig->buffer[1]};
+  FAKE_CHECK_OK(tml_launch(plan, &none, NULL));
+  FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "gemm", 3) == NULL);
+  tml_counters counters = {.size = sizeof counters};
+  FAKE_CHECK_OK(tml_ctx_counters(rig->ctx, &counters));
+  FAKE_CHECK(counters.launches == 4);
+  tml_plan_destroy(plan);
+}
+
+/* More tiles than the device holds clusters: a persistent grid. */
+static void persistent_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm:bf16:nt:w1:8192x8192x64", GEMM);
+  tml_args args = rig_args(rig, 8192, 0);
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "gemm", 0)->launch.grid[0] == 132);
+  tml_plan_destroy(plan);
+}
+
+static void push_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w2:1000x72x40", PUSH2);
+  const int64_t sizes[] = {0, 1, 1000};
+  for (int i = 0; i < 3; i++) {
+    tml_args args = rig_args(rig, sizes[i], 0);
+    FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+    const fake_op *op = rig_op(rig, FAKE_LAUNCH, "gemm_rs", i);
+    FAKE_CHECK(op->launch.grid[0] == (i < 2 ? 1u : 8u) && op->launch.cooperative);
+  }
+  FAKE_CHECK(rig->comm->slot == 0);
+  tml_plan_destroy(plan);
+}
+
+static void test_kernel(void **state)
+{
+  (void)state;
+  rig_run_ranks(1, NULL, NULL, gemm_rank);
+  rig_run_ranks(1, NULL, NULL, persistent_rank);
+  rig_run_ranks(2, NULL, NULL, push_rank);
+}
+
+/* ---- Fingerprints ---- */
+
+#define PRINTS 6
+static uint64_t prints[2][PRINTS];
+
+static uint64_t print_of(test_bed *rig, const char *problem, const char *name, int64_t m, int bias,
+                         int k)
+{
+  tml_plan *plan = rig_plan(rig, problem, name);
+  tml_variant variant = rig_variant(rig, name);
+  tml_args args = rig_args(rig, m, bias);
+  uint64_t print = 0;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  const void *at =
+      fake_param(rig_op(rig, FAKE_LAUNCH, variant.symbol, k), &variant, TML_PARAM_fingerprint);
+  if (FAKE_CHECK(at != NULL)) memcpy(&print, at, sizeof print);
+  tml_plan_destroy(plan);
+  return print;
+}
+
+static void prints_rank(test_bed *rig)
+{
+  uint64_t *mine = prints[rig->rank];
+  mine[0] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40", PUSH2, 100, 0, 0);
+  mine[1] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40", PUSH2, 99, 0, 1);
+  mine[2] = print_of(rig, "gemm_rs:bf16:nt:w2:100x80x40", PUSH2, 100, 0, 2);
+  mine[3] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x48", PUSH2, 100, 0, 3);
+  mine[4] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40:bias", PUSH2, 100, 1, 4);
+  mine[5] = print_of(rig, "ag_gemm:bf16:nt:w2:100x72x40", CE2, 100, 0, 0);
+}
+
+static void test_fingerprint(void **state)
+{
+  (void)state;
+  rig_run_ranks(2, NULL, NULL, prints_rank);
+  for (int i = 0; i < PRINTS; i++) {
+    assert_true(prints[0][i] == prints[1][i] && prints[0][i] != 0);
+    for (int j = 0; j < i; j++) assert_true(prints[0][i] != prints[0][j]);
+  }
+}
+
+/* ---- Refusals ---- */
+
+static void refuse_args(test_bed *rig, tml_plan *plan)
+{
+  const tml_args good = rig_args(rig, 100, 1);
+  struct {
+    tml_args args;
+    const char *says;
+  } rows[16];
+  int count = 0;
+#define REFUSED(change, text)  \
+  do {                         \
+    tml_args args = good;      \
+    args.change;               \
+    rows[count].args = args;   \
+    rows[count++].says = text; \
+  } while (0)
+  REFUSED(size = 8, "args.size");
+  REFUSED(m = 101, "0 .. 100");
+  REFUSED(m = -1, "0 .. 100");
+  REFUSED(a = NULL, "a is NULL");
+  REFUSED(b = NULL, "b is NULL");
+  REFUSED(c = NULL, "c is NULL");
+  REFUSED(bias = NULL, "bias is NULL");
+  REFUSED(a = (const char *)good.a + 8, "not aligned");
+  REFUSED(bias = (const char *)good.bias + 2, "not aligned");
+  REFUSED(lda = 32, "lda = 32 is less");
+  REFUSED(ldb = 44, "ldb = 44 must be a multiple of 8");
+  REFUSED(ldc = 64, "ldc = 64 is less");
+#undef REFUSED
+  for (int i = 0; i < count; i++)
+    FAKE_CHECK(rig_says(tml_launch(plan, &rows[i].args, NULL), TML_ARGUMENT, rows[i].says));
+  FAKE_CHECK(rig_says(tml_launch(NULL, &good, NULL), TML_ARGUMENT, "plan is NULL"));
+  FAKE_CHECK(rig_says(tml_launch(plan, NULL, NULL), TML_ARGUMENT, "args is NULL"));
+}
+
+static void refuse_rank(test_bed *rig)
+{
+  tml_problem problem = rig_problem("gemm_rs:bf16:nt:w2:100x72x40:bias");
+  tml_plan *plan = NULL;
+  FAKE_CHECK_OK(tml_plan_create_forced(&plan, rig->comm, &problem, PUSH2));
+  tml_args args = rig_args(rig, 100, 1);
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "14400 staging"));
+  tml_bytes bytes = {.size = sizeof bytes};
+  FAKE_CHECK_OK(tml_plan_workspace(plan, &bytes));
+  FAKE_CHECK_OK(tml_comm_reserve(rig->comm, &bytes));
+  refuse_args(rig, plan);
+  FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "gemm", 0) == NULL);
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  rig->comm->record->peer = 1;
+  rig->comm->record->code = TML_FAULT_HEADER_TIMEOUT;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_FAULT, "rank"));
+  rig->comm->record->code = 0;
+  rig->comm->record->aborted = 2;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_FAULT, "abort"));
+  rig->comm->record->aborted = 0;
+  FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "gemm", 1) == NULL);
+  tml_comm_destroy(rig->comm);
+  rig->comm = NULL;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "comm was destroyed"));
+  FAKE_CHECK(tml_plan_variant(plan, 1) != NULL);
+  tml_plan_destroy(plan);
+}
+
+static void test_refusals(void **state)
+{
+  (void)state;
+  rig_run_ranks(2, NULL, NULL, refuse_rank);
+}
+
+/* A failure in the middle still joins the copy stream. */
+static void broken_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w2:100x72x40", CE2);
+  CUstream stream = new_stream();
+  tml_args args = rig_args(rig, 100, 0);
+  for (int i = 0; i < 2; i++)
+    FAKE_CHECK_OK(tml_launch(plan, &args, stream)); /* both slots encoded */
+  fake_fail_thread_call(5, CUDA_ERROR_UNKNOWN);     /* gate, record, wait, shard, signal */
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, stream), TML_DRIVER, "cuMemcpyDtoDAsync"));
+  FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "ag_gemm", 1) != NULL &&
+             rig_op(rig, FAKE_LAUNCH, "ag_gemm", 2) == NULL);
+  const fake_op *op[6]; /* gate, record, wait, shard; join and its wait */
+  FAKE_CHECK(after_gate(rig, 2, op, 6) == 6 && op[3]->kind == FAKE_COPY);
+  FAKE_CHECK(op[4]->kind == FAKE_RECORD && op[4]->stream == op[3]->stream);
+  FAKE_CHECK(op[5]->kind == FAKE_WAIT && op[5]->stream == op[0]->stream);
+  close_stream(stream);
+  tml_plan_destroy(plan);
+}
+
+static void test_broken(void **state)
+{
+  (void)state;
+  rig_run_ranks(2, NULL, NULL, broken_rank);
+}
+
+/* ---- Host cost ---- */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+
+#define LAUNCHES 10001
+static pthread_barrier_t both;
+
+static int compare(const void *a, const void *b)
+{
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static double now_us(void)
+{
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec * 1e6 + (double)now.tv_nsec * 1e-3;
+}
+
+/* 16 layers share the plan. */
+static double median_launch(test_bed *rig, tml_plan *plan)
+{
+  static double us[LAUNCHES];
+  for (int i = 0; i < LAUNCHES; i++) {
+    tml_args args = rig_args(rig, 100, 0);
+    args.b = (const char *)args.b + 4096 * (i % 16);
+    double start = now_us();
+    tml_status status = tml_launch(plan, &args, NULL);
+    us[i] = now_us() - start;
+    if (status != TML_OK) FAKE_CHECK_OK(status);
+  }
+  qsort(us, LAUNCHES, sizeof *us, compare);
+  return us[LAUNCHES / 2];
+}
+
+static void cost_rank(test_bed *rig)
+{
+  const char *problem =
+      rig->world == 1 ? "gemm:bf16:nt:w1:100x72x40" : "ag_gemm:bf16:nt:w2:100x72x40";
+  tml_plan *plan = rig_plan(rig, problem, NULL);
+  pthread_barrier_wait(&both);
+  if (rig->rank == 0) {
+    fake_null(1);
+    double us = median_launch(rig, plan);
+    printf("host cost of tml_launch, %s: %.2f us (median of %d)\n", problem, us, LAUNCHES);
+#if defined(__OPTIMIZE__) && !defined(SANITIZED)
+    FAKE_CHECK(us <= 5.0);
+#endif
+    fake_null(0);
+  }
+  pthread_barrier_wait(&both);
+  tml_plan_destroy(plan);
+}
+
+static void test_host_cost(void **state)
+{
+  (void)state;
+  for (int world = 1; world <= 2; world++) {
+    pthread_barrier_init(&both, NULL, (unsigned)world);
+    rig_run_ranks(world, NULL, NULL, cost_rank);
+    pthread_barrier_destroy(&both);
+  }
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_ce),          cmocka_unit_test(test_kernel),
+      cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_broken),      cmocka_unit_test(test_host_cost),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

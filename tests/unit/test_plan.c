@@ -1,0 +1,335 @@
+/* Plans: what serves which bucket, what ranks agree on, what the door refuses. */
+#include <unistd.h>
+
+#include "plan_fixture.h"
+
+typedef struct shown {
+  int count;
+  int64_t bucket[64];
+  char variant[64][TML_NAME_BYTES], source[64][16];
+} shown;
+
+static void keep(void *user, int64_t bucket, const char *variant, const char *source)
+{
+  shown *all = user;
+  all->bucket[all->count] = bucket;
+  snprintf(all->variant[all->count], TML_NAME_BYTES, "%s", variant);
+  snprintf(all->source[all->count++], 16, "%s", source);
+}
+
+static shown explain(const tml_plan *plan)
+{
+  shown all = {0};
+  tml_plan_explain(plan, keep, &all);
+  return all;
+}
+
+static uint64_t counter_fallbacks(test_bed *rig)
+{
+  tml_counters counters = {.size = sizeof counters};
+  FAKE_CHECK_OK(tml_ctx_counters(rig->ctx, &counters));
+  return counters.fallbacks;
+}
+
+/* ---- Resolution ---- */
+
+static void model_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w2:300x256x128", NULL);
+  shown all = explain(plan);
+  static const int64_t buckets[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 384};
+  FAKE_CHECK(all.count == 10);
+  for (int i = 0; i < all.count; i++) {
+    FAKE_CHECK(all.bucket[i] == buckets[i]);
+    FAKE_CHECK(strcmp(all.source[i], "model") == 0);
+    FAKE_CHECK(strstr(all.variant[i], ".ce") != NULL);
+    FAKE_CHECK(
+        strcmp(tml_plan_variant(plan, buckets[i] < 300 ? buckets[i] : 300), all.variant[i]) == 0);
+  }
+  FAKE_CHECK(strcmp(tml_plan_variant(plan, 0), all.variant[0]) == 0);
+  FAKE_CHECK(tml_plan_variant(plan, 301) == NULL && tml_plan_variant(plan, -1) == NULL);
+  FAKE_CHECK(counter_fallbacks(rig) == 0 && rig->warnings == 0);
+  tml_plan_destroy(plan);
+}
+
+static void test_model(void **state)
+{
+  (void)state;
+  rig_run_ranks(2, NULL, NULL, model_rank);
+}
+
+/* Rank 0 could compile, the others may not: all ranks end with the same library variant. AUX
+ * kernels cannot be loaded there, so the problem without a bias. */
+static void one_rank_fails(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w3:256x64x64", NULL);
+  shown all = explain(plan);
+  for (int i = 0; i < all.count; i++)
+    FAKE_CHECK(strcmp(all.source[i], "fallback") == 0 && strstr(all.variant[i], "__nccl") != NULL);
+  FAKE_CHECK(strstr(rig->warning, "rank 1") != NULL);
+  tml_plan_destroy(plan);
+}
+
+static void strict_rank(test_bed *rig)
+{
+  tml_plan *plan = NULL;
+  tml_problem problem = rig_problem("gemm_rs:bf16:nt:w3:256x64x64");
+  tml_status status = tml_plan_create(&plan, rig->comm, &problem);
+  FAKE_CHECK(rig_says(status, TML_MISS, "compiling is switched off") && plan == NULL);
+  if (rig->rank != 0) FAKE_CHECK(strstr(tml_last_error(), "rank 0") != NULL);
+}
+
+static void test_fallback(void **state)
+{
+  (void)state;
+  tml_config no_jit = {.no_jit = 1}, strict = {.no_jit = 1, .strict = 1};
+  rig_run_ranks(3, NULL, &no_jit, one_rank_fails);
+  rig_run_ranks(3, &strict, NULL, strict_rank);
+}
+
+/* Without any kernel a bias cannot be added: the plan says so on every rank. */
+static void no_bias_rank(test_bed *rig)
+{
+  tml_plan *plan = NULL;
+  tml_problem problem = rig_problem("gemm_rs:bf16:nt:w2:256x64x64:bias");
+  FAKE_CHECK(tml_plan_create(&plan, rig->comm, &problem) == TML_MISS && plan == NULL);
+}
+
+static void test_bias_kernel(void **state)
+{
+  (void)state;
+  tml_config no_jit = {.no_jit = 1};
+  rig_run_ranks(2, &no_jit, NULL, no_bias_rank);
+}
+
+static void forced_rank(test_bed *rig)
+{
+  const char *name = "gemm_ar.sm90a.bf16.nt.w2__128x256x64.c1x1.s4.coop.twoshot";
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w2:100x64x64", name);
+  shown all = explain(plan);
+  for (int i = 0; i < all.count; i++)
+    FAKE_CHECK(strcmp(all.source[i], "forced") == 0 && strcmp(all.variant[i], name) == 0);
+  tml_plan_destroy(plan);
+  tml_problem other = rig_problem("gemm_rs:bf16:nt:w2:100x64x64");
+  FAKE_CHECK(
+      rig_says(tml_plan_create_forced(&plan, rig->comm, &other, name), TML_UNSUPPORTED, "gemm_rs"));
+  FAKE_CHECK(rig_says(tml_plan_create_forced(&plan, rig->comm, &other, "nonsense"), TML_ARGUMENT,
+                      "nonsense"));
+  FAKE_CHECK(plan == NULL);
+}
+
+static void test_forced(void **state)
+{
+  (void)state;
+  rig_run_ranks(2, NULL, NULL, forced_rank);
+}
+
+/* A world of one: the fused ops are the gemm. */
+static void alone_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm_ar:fp16:nt:w1:100x64x64", NULL);
+  FAKE_CHECK(strncmp(tml_plan_variant(plan, 100), "gemm.sm90a.fp16", 15) == 0);
+  tml_plan_destroy(plan);
+}
+
+static void alone_lt_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm:fp16:nt:w1:100x64x64", NULL);
+  FAKE_CHECK(strstr(tml_plan_variant(plan, 100), "cublaslt") != NULL);
+  tml_bytes bytes = {.size = sizeof bytes};
+  FAKE_CHECK_OK(tml_plan_workspace(plan, &bytes));
+  FAKE_CHECK(bytes.local == 32 << 20);
+  tml_plan_destroy(plan);
+}
+
+static void test_world_of_one(void **state)
+{
+  (void)state;
+  tml_config no_jit = {.no_jit = 1};
+  rig_run_ranks(1, NULL, NULL, alone_rank);
+  rig_run_ranks(1, &no_jit, NULL, alone_lt_rank);
+}
+
+/* ---- Picks ---- */
+
+static char bank_path[256];
+
+static const char *const picked[2] = {"gemm.sm90a.bf16.nt.w1__128x192x64.c1x1.s4.coop",
+                                      "gemm.sm90a.bf16.nt.w1__256x128x64.c1x1.s4.coop"};
+
+static void write_picks(int driver)
+{
+  tml_bank_writer *writer;
+  tml_problem problem = rig_problem("gemm:bf16:nt:w1:1x64x64");
+  assert_int_equal(tml_bank_write_open(&writer, bank_path), TML_OK);
+  for (int i = 0; i < 2; i++) {
+    tml_pick pick = {.bucket = i ? 256 : 64,
+                     .us = 10,
+                     .when = 1,
+                     .machine = {.gpu = "Fake H200", .sms = 132, .cc = 90, .driver = driver}};
+    snprintf(pick.machine.link, sizeof pick.machine.link, "none");
+    tml_pick_key(&problem, pick.key, sizeof pick.key);
+    snprintf(pick.variant, sizeof pick.variant, "%s", picked[i]);
+    assert_int_equal(tml_bank_write_pick(writer, &pick), TML_OK);
+  }
+  assert_int_equal(tml_bank_publish(writer), TML_OK);
+  tml_bank_write_close(writer);
+}
+
+static int expected_warnings;
+
+/* 1 .. 64 by the first pick, 128 and 256 by the second (the nearest larger), 384 by the model. */
+static void picks_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm:bf16:nt:w1:300x64x64", NULL);
+  shown all = explain(plan);
+  FAKE_CHECK(all.count == 10);
+  for (int i = 0; i < all.count; i++) {
+    FAKE_CHECK(strcmp(all.source[i], all.bucket[i] <= 256 ? "pick" : "model") == 0);
+    if (all.bucket[i] <= 256) FAKE_CHECK(strcmp(all.variant[i], picked[all.bucket[i] > 64]) == 0);
+  }
+  FAKE_CHECK(rig->warnings == expected_warnings);
+  tml_plan_destroy(plan);
+}
+
+static void test_picks(void **state)
+{
+  (void)state;
+  char folder[] = "/tmp/tml-plan-XXXXXX", part[300];
+  assert_non_null(mkdtemp(folder));
+  snprintf(bank_path, sizeof bank_path, "%s/test.bank", folder);
+  tml_config config = {.bank = bank_path};
+  const int drivers[] = {13000, 12040};
+  for (int i = 0; i < 2; i++) {
+    write_picks(drivers[i]);
+    expected_warnings = i;
+    rig_run_ranks(1, &config, NULL, picks_rank);
+    unlink(bank_path);
+  }
+  for (int i = 0; i < 3; i++) {
+    static const char *const suffixes[] = {".part", ".lock", ".part-journal"};
+    snprintf(part, sizeof part, "%s%s", bank_path, suffixes[i]);
+    unlink(part);
+  }
+  rmdir(folder);
+}
+
+/* ---- Agreement and the door ---- */
+
+static void disagree_rank(test_bed *rig)
+{
+  tml_plan *plan;
+  tml_problem problem = rig_problem("gemm_rs:bf16:nt:w2:256x64x64");
+  problem.m += 8 * rig->rank;
+  FAKE_CHECK(rig_says(tml_plan_create(&plan, rig->comm, &problem), TML_DISAGREE, "264x64x64"));
+  FAKE_CHECK(strstr(tml_last_error(), "256x64x64") != NULL && plan == NULL);
+}
+
+static void one_bad_rank(test_bed *rig)
+{
+  tml_plan *plan;
+  tml_problem problem = rig_problem("gemm_rs:bf16:nt:w2:256x64x64");
+  if (rig->rank == 1) problem.n = 12;
+  FAKE_CHECK(rig_says(tml_plan_create(&plan, rig->comm, &problem), TML_ARGUMENT, "multiple of 8"));
+}
+
+static void test_disagree(void **state)
+{
+  (void)state;
+  rig_run_ranks(2, NULL, NULL, disagree_rank);
+  rig_run_ranks(2, NULL, NULL, one_bad_rank);
+}
+
+static void door_rank(test_bed *rig)
+{
+  tml_plan *plan;
+  tml_problem problem = rig_problem("gemm_rs:bf16:nt:w2:256x64x64");
+  FAKE_CHECK(rig_says(tml_plan_create(&plan, rig->comm, NULL), TML_ARGUMENT, "problem is NULL"));
+  FAKE_CHECK(rig_says(tml_plan_create(NULL, rig->comm, &problem), TML_ARGUMENT, "out is NULL"));
+  FAKE_CHECK(rig_says(tml_plan_create(&plan, NULL, &problem), TML_ARGUMENT, "comm is NULL"));
+  problem.world = 4;
+  FAKE_CHECK(rig_says(tml_plan_create(&plan, rig->comm, &problem), TML_ARGUMENT, "world is 4"));
+  problem.world = 2;
+  problem.size = 8;
+  FAKE_CHECK(rig_says(tml_plan_create(&plan, rig->comm, &problem), TML_ARGUMENT, "problem.size"));
+}
+
+static void test_door(void **state)
+{
+  (void)state;
+  rig_run_ranks(2, NULL, NULL, door_rank);
+}
+
+static void sealed_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w2:64x64x64", NULL), *second;
+  FAKE_CHECK_OK(tml_seal(rig->ctx));
+  tml_problem same = rig_problem("gemm_rs:bf16:nt:w2:64x128x64"),
+              other = rig_problem("ag_gemm:bf16:nt:w2:64x64x64");
+  FAKE_CHECK(rig_says(tml_plan_create(&second, rig->comm, &other), TML_SEALED, "seal"));
+  FAKE_CHECK_OK(
+      tml_plan_create(&second, rig->comm, &same)); /* what is loaded serves other sizes too */
+  tml_plan_destroy(second);
+  tml_plan_destroy(plan);
+}
+
+static void test_sealed(void **state)
+{
+  (void)state;
+  rig_run_ranks(2, NULL, NULL, sealed_rank);
+}
+
+/* ---- Bytes ---- */
+
+static void bytes_rank(test_bed *rig)
+{
+  struct {
+    const char *problem, *variant;
+    tml_bytes bytes;
+  } rows[] = {
+      /* S = 34; 3 shards */
+      {"ag_gemm:bf16:nt:w3:100x64x128",
+       "ag_gemm.sm90a.bf16.nt.w3__128x128x64.c1x1.s6.coop.ce",
+       {.slots = 3 * 34 * 128 * 2}},
+      {"gemm_rs:bf16:nt:w3:100x264x128",
+       "gemm_rs.sm90a.bf16.nt.w3__128x128x64.c1x1.s6.coop.push",
+       {.staging = 3 * 34 * 264 * 2, .signals = 8 * 3 * 3}},
+      {"gemm_ar:bf16:nt:w3:1000x264x128",
+       "gemm_ar.sm90a.bf16.nt.w3__128x128x64.c1x1.s6.coop.twoshot",
+       {.staging = (3 * 334 * 264 * 2 + 1023) / 1024 * 1024 + 3 * 334 * 264 * 2,
+        .signals = 8 * 2 * 3 * 3 * 3}},
+      {"ag_gemm:bf16:nt:w3:100x64x128",
+       "ag_gemm.sm90a.bf16.nt.w3__nccl",
+       {.local = 3 * 34 * 128 * 2}},
+      {"gemm_rs:bf16:nt:w3:100x64x128",
+       "gemm_rs.sm90a.bf16.nt.w3__nccl",
+       {.local = 3 * 34 * 64 * 2}},
+      {"gemm_ar:bf16:nt:w3:100x64x128", "gemm_ar.sm90a.bf16.nt.w3__nccl", {0}},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    tml_plan *plan = rig_plan(rig, rows[i].problem, rows[i].variant);
+    tml_bytes bytes = {.size = sizeof bytes};
+    FAKE_CHECK_OK(tml_plan_workspace(plan, &bytes));
+    rows[i].bytes.size = sizeof bytes;
+    FAKE_CHECK(memcmp(&bytes, &rows[i].bytes, sizeof bytes) == 0);
+    tml_plan_destroy(plan);
+  }
+}
+
+static void test_bytes(void **state)
+{
+  (void)state;
+  rig_run_ranks(3, NULL, NULL, bytes_rank);
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_model),        cmocka_unit_test(test_fallback),
+      cmocka_unit_test(test_bias_kernel),  cmocka_unit_test(test_forced),
+      cmocka_unit_test(test_world_of_one), cmocka_unit_test(test_picks),
+      cmocka_unit_test(test_disagree),     cmocka_unit_test(test_door),
+      cmocka_unit_test(test_sealed),       cmocka_unit_test(test_bytes),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

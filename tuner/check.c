@@ -1,0 +1,206 @@
+#include "check.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../runtime/status.h"
+#include "commands.h"
+#include "progress.h"
+#include "space.h"
+
+static const table_column columns[] = {
+    {"problem", "problem", 's', 0, 44},
+    {"variant", "variant", 's', 0, 52},
+    {"rel. error", "relative_text", 's', 0, 10},
+    {"result", "result", 's', 0, 0},
+    {NULL, "passed", 'd', 0, 0},
+};
+
+typedef struct tally {
+  table *rows;
+  int passed, failed;
+  progress bar;
+} tally;
+
+static void add_row(tally *n, const rig *r, const tml_problem *p, const check_result *c)
+{
+  char text[PROBLEM_TEXT_BYTES], relative[32];
+  c->passed ? n->passed++ : n->failed++;
+  if (r->rank != 0) return;
+  snprintf(relative, sizeof relative, "%.2e", c->relative);
+  table_text(n->rows, tml_problem_print(p, text, sizeof text));
+  table_text(n->rows, c->variant);
+  table_text(n->rows, p->m == 0 ? "-" : relative);
+  table_text(n->rows, c->passed ? "ok" : c->why);
+  table_real(n->rows, c->passed);
+  table_end_row(n->rows);
+  progress_clear(&n->bar);
+  table_stream_row(n->rows, stdout);
+}
+
+static tml_status run_variant(tally *n, rig *r, const check_options *o, const tml_problem *p,
+                              const char *variant)
+{
+  check_result result;
+  char text[PROBLEM_TEXT_BYTES];
+  tml_status status = check_one(r, p, variant, o->reps, &result);
+  if (status == TML_OK) {
+    add_row(n, r, p, &result);
+    return TML_OK;
+  }
+  if (status != TML_FAULT && status != TML_TIMEOUT && status != TML_DRIVER) {
+    /* All ranks agreed on it, and the comm is whole: one row fails, the rest goes on. */
+    if (variant && !*result.variant) snprintf(result.variant, sizeof result.variant, "%s", variant);
+    snprintf(result.why, sizeof result.why, "%.190s", tml_last_error());
+    result.relative = NAN;
+    result.passed = 0;
+    add_row(n, r, p, &result);
+    return TML_OK;
+  }
+  return tml_wrap(status, "%s%s%s", tml_problem_print(p, text, sizeof text), variant ? " by " : "",
+                  variant ? variant : "");
+}
+
+static tml_status run_problem(tally *n, rig *r, const check_options *o, const tml_problem *p)
+{
+  space points = {0};
+  tml_status status = TML_OK;
+  if (!o->glob) return run_variant(n, r, o, p, NULL);
+  TRY(space_of_problem(r->gen, p, r->ctx->arch, o->glob, 0, &points));
+  for (size_t i = 0; i < points.count && status == TML_OK; i++)
+    status = run_variant(n, r, o, p, points.at[i].variant.name);
+  space_free(&points);
+  return status;
+}
+
+static int finish(const check_options *o, tally *n, const rig *r, const char *graphs)
+{
+  int code = CLI_OK;
+  if (r->rank != 0) return n->failed ? CLI_FAILED : CLI_OK;
+  progress_clear(&n->bar);
+  if (*graphs) printf("%s\n", graphs);
+  if (n->passed + n->failed)
+    printf("%d passed, %d failed in %.0f s\n", n->passed, n->failed, progress_seconds(&n->bar));
+  if (o->json) code = table_write_json(n->rows, o->json, NULL, NULL);
+  if (n->failed) code = cli_fail("%d of %d checks failed", n->failed, n->passed + n->failed);
+  if (!*graphs && n->passed + n->failed == 0)
+    code = cli_fail("nothing was checked: no variant matches \"%s\"", o->glob ? o->glob : "");
+  return code;
+}
+
+static int rank_main(const ranks_env *env, void *user)
+{
+  const check_options *o = user;
+  rig r;
+  tally n = {0};
+  char graphs[200] = "";
+  tml_status status = rig_open(&r, env, &o->rig);
+  if (status != TML_OK) return rig_fail(env, status, "check");
+  if (o->inject) return check_inject(&r, o);
+  n.rows = table_create(columns, (int)(sizeof columns / sizeof *columns));
+  progress_begin(&n.bar, r.rank != 0);
+  for (size_t i = 0; i < o->list.count && status == TML_OK; i++) {
+    char text[PROBLEM_TEXT_BYTES];
+    tml_problem_print(&o->list.at[i], text, sizeof text);
+    if (n.bar.tty) progress_step(&n.bar, (int)i, (int)o->list.count, "%s", text);
+    status = run_problem(&n, &r, o, &o->list.at[i]);
+  }
+  if (status == TML_OK && o->graphs) status = check_graphs(&r, o->graphs, graphs, sizeof graphs);
+  progress_clear(&n.bar);
+  int code = status == TML_OK ? finish(o, &n, &r, graphs) : rig_fail(env, status, "check");
+  table_free(n.rows);
+  rig_close(&r, status == TML_OK);
+  return code;
+}
+
+/* What to check, once the world is known. */
+static int choose_problems(check_options *o, int world, int suite)
+{
+  if (suite) problems_suite(&o->list, world);
+  if (o->inject && o->list.count == 0) {
+    tml_problem p = {
+        .size = sizeof p, .op = TML_GEMM_AR, .world = world, .m = 512, .n = 1024, .k = 512};
+    problems_add(&o->list, &p);
+  }
+  size_t before = o->list.count, dropped = problems_keep_world(&o->list, world);
+  if (before && dropped == before)
+    return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
+  if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
+  if (o->inject && (world < 2 || o->list.at[0].op == TML_GEMM))
+    return cli_usage("check",
+                     "--inject needs a world of 2 or more and a problem that communicates");
+  if (o->inject && (o->victim < 0 || o->victim >= world))
+    return cli_usage("check", "--victim %d: ranks run from 0 to %d", o->victim, world - 1);
+  return CLI_OK;
+}
+
+static int run(check_options *o, int suite)
+{
+  ranks_machine machine;
+  ranks_probe(&machine);
+  ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s, .absent = -1};
+  int world = ranks_world(&how, &machine);
+  if (world == 0) return cli_fail("no GPU to run on: %s", machine.why);
+  if (o->victim == -1) o->victim = world - 1;
+  int code = choose_problems(o, world, suite);
+  if (code) return code;
+  if (o->inject && strcmp(o->inject, "absent") == 0) how.absent = o->victim;
+  return ranks_run(&how, &machine, rank_main, o);
+}
+
+int cmd_check(int argc, char **argv)
+{
+  check_options o = {.reps = 50, .victim = -1};
+  const char *file = NULL;
+  int suite = 0, graphs = 0;
+  const cli_option options[] = {
+      {"--problems", "-p", CLI_TEXT, &file, "FILE", "one problem a line, # starts a comment"},
+      {"--suite", NULL, CLI_FLAG, &suite, NULL,
+       "the built-in suite: all ops of this world, both types, m from 0 to 4096, n and k down to "
+       "8"},
+      {"--variants", NULL, CLI_TEXT, &o.glob, "GLOB",
+       "check every variant that matches and serves the problem, not only the pick"},
+      {"--reps", NULL, CLI_INT, &o.reps, "N", "repetitions that must give equal bits; default 50"},
+      {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
+       "200 replays of captured graphs of mixed ops with changing inputs, against eager calls"},
+      {"--json", NULL, CLI_TEXT, &o.json, "FILE", "write the table as JSON"},
+      {"--inject", NULL, CLI_TEXT, &o.inject, "FAULT",
+       "one rank misbehaves, the others must name it: die:before-first, die:between, die:inside "
+       "(SIGKILL), absent (never started), mismatch:m, mismatch:n, mismatch:op"},
+      {"--victim", NULL, CLI_INT, &o.victim, "RANK",
+       "the rank that --inject spoils; default: the last"},
+      {"--no-jit", NULL, CLI_FLAG, &o.rig.no_jit, NULL,
+       "compile nothing: all must come from the bank"},
+      RIG_OPTIONS(o.rig),
+  };
+  const cli_command command = {
+      "check",
+      "[PROBLEM...]",
+      "Compares results with the fp32 reference kernel: outputs are poisoned with NaN first, the "
+      "error is\n"
+      "the relative Frobenius norm on the host in double (limits: bf16 4e-3, fp16 6e-4), every "
+      "element\n"
+      "must be written, gemm_rs and gemm_ar must repeat bit by bit, and gemm_ar be equal on all "
+      "ranks.",
+      options,
+      sizeof options / sizeof *options,
+      "  tidemill check --bank h200.bank --world 2 --suite --graphs\n"
+      "  tidemill check --world 2 --variants '*' gemm_rs:bf16:nt:w2:777x1024x512:bias\n"
+      "  tidemill check --world 2 --inject die:inside --timeout 3\n"};
+  cli_list operands;
+  int code = cli_parse(&command, argc, argv, &operands);
+  if (code) return code == CLI_HELP ? CLI_OK : code;
+  o.graphs = graphs ? 200 : 0;
+  code = rig_check_options("check", &o.rig);
+  if (!code && o.reps < 1) code = cli_usage("check", "--reps %d: at least 1", o.reps);
+  if (!code && o.inject && !check_inject_known(o.inject))
+    code = cli_usage("check", "--inject %s is not a fault that can be injected", o.inject);
+  if (!code) code = problems_read(&o.list, "check", &operands, file);
+  if (!code && !suite && !graphs && !o.inject && o.list.count == 0)
+    code = cli_usage("check", "say what to check: problems, --problems FILE, --suite or --graphs");
+  if (!code) code = run(&o, suite);
+  problems_free(&o.list);
+  free(operands.at);
+  return code;
+}

@@ -1,0 +1,126 @@
+/* One problem: poisoned output, comparison with the reference, equal bits over repetitions and
+ * ranks. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "../runtime/status.h"
+#include "check.h"
+#include "data.h"
+
+/* Multiply-adds that the reference kernel may spend on one rank's output. */
+#define REFERENCE_WORK 1.5e11
+
+typedef struct attempt {
+  rig *r;
+  tml_plan *plan;
+  data d;
+  check_result *out;
+  uint64_t hash;
+} attempt;
+
+static tml_status vote(attempt *t, tml_status mine, const char *what)
+{
+  return tml_group_vote(t->r->comm->group, mine, what);
+}
+
+static tml_status launch_poisoned(attempt *t)
+{
+  tml_args args = data_args(&t->d, 0);
+  TRY(data_poison(t->r, &t->d));
+  return tml_launch(t->plan, &args, t->r->stream);
+}
+
+static tml_status first_result(attempt *t, data_error *error)
+{
+  TRY(data_fill(t->r, &t->d, 1));
+  TRY(launch_poisoned(t));
+  TRY(rig_wait(t->r, 30));
+  if (t->d.problem.m == 0) { /* writes nothing: the poison must be whole */
+    data_error none;
+    TRY(data_compare(t->r, &t->d, REFERENCE_WORK, &none));
+    error->overrun = none.overrun;
+    return TML_OK;
+  }
+  TRY(data_compare(t->r, &t->d, REFERENCE_WORK, error));
+  return data_hash(t->r, &t->d, &t->hash);
+}
+
+static tml_status repeat(attempt *t, int reps)
+{
+  for (int i = 1; i < reps; i++) {
+    uint64_t hash;
+    TRY(launch_poisoned(t));
+    TRY(data_hash(t->r, &t->d, &hash));
+    t->out->unequal_reps |= hash != t->hash;
+  }
+  return TML_OK;
+}
+
+/* gemm_ar: every rank holds the same bits. */
+static tml_status compare_ranks(attempt *t)
+{
+  uint64_t all[TML_MAX_WORLD];
+  TRY(tml_group_all_gather(t->r->comm->group, &t->hash, all, sizeof t->hash));
+  if (t->d.problem.op != TML_GEMM_AR) return TML_OK;
+  for (int s = 1; s < t->r->world; s++) t->out->unequal_ranks |= all[s] != all[0];
+  return TML_OK;
+}
+
+static tml_status run(attempt *t, int reps)
+{
+  data_error error = {0};
+  double worst[4];
+  int bitwise = t->d.problem.op == TML_GEMM_RS || t->d.problem.op == TML_GEMM_AR;
+  TRY(vote(t, first_result(t, &error), "the first launch"));
+  TRY(vote(t, bitwise ? repeat(t, reps) : repeat(t, 2), "repeated launches"));
+  TRY(compare_ranks(t));
+  worst[0] = isnan(error.relative) ? INFINITY : error.relative; /* a maximum must not lose a NAN */
+  worst[1] = (double)error.unwritten;
+  worst[2] = error.overrun;
+  worst[3] = t->out->unequal_reps;
+  TRY(tml_group_max(t->r->comm->group, worst, 4));
+  t->out->relative = worst[0];
+  t->out->unwritten = worst[1];
+  t->out->overrun = worst[2] > 0;
+  t->out->unequal_reps = worst[3] > 0;
+  return TML_OK;
+}
+
+static void judge(const tml_problem *p, check_result *out)
+{
+  double limit = data_limit(p->dtype);
+  if (out->unwritten > 0)
+    snprintf(out->why, sizeof out->why, "%.0f elements never written", out->unwritten);
+  else if (!(out->relative < limit))
+    snprintf(out->why, sizeof out->why, "relative error %.2e, limit %.1e", out->relative, limit);
+  else if (out->overrun)
+    snprintf(out->why, sizeof out->why, "wrote behind the end of the output");
+  else if (out->unequal_reps)
+    snprintf(out->why, sizeof out->why, "bits differ between repetitions");
+  else if (out->unequal_ranks)
+    snprintf(out->why, sizeof out->why, "bits differ between ranks");
+  out->passed = !*out->why;
+}
+
+tml_status check_one(rig *r, const tml_problem *problem, const char *variant, int reps,
+                     check_result *out)
+{
+  attempt t = {.r = r, .out = out};
+  tml_problem largest = *problem;
+  memset(out, 0, sizeof *out);
+  if (largest.m == 0) largest.m = 64; /* a plan for nothing is none; its launch may have m = 0 */
+  tml_status status = variant ? tml_plan_create_forced(&t.plan, r->comm, &largest, variant)
+                              : tml_plan_create(&t.plan, r->comm, &largest);
+  TRY_GOTO(vote(&t, status, "making the plan"), done);
+  const char *name = tml_plan_variant(t.plan, problem->m);
+  snprintf(out->variant, sizeof out->variant, "%s", name ? name : "-");
+  TRY_GOTO(vote(&t, rig_reserve(r, t.plan), "reserving memory"), done);
+  TRY_GOTO(vote(&t, data_create(r, problem, 1, 0, &t.d), "memory for inputs"), done);
+  TRY_GOTO(run(&t, reps), done);
+  judge(problem, out);
+done:
+  data_free(r, &t.d);
+  tml_plan_destroy(t.plan);
+  return status;
+}

@@ -1,0 +1,46 @@
+/* The command line: one table of options per command gives the parser and its --help. */
+#ifndef TML_CLI_H
+#define TML_CLI_H
+
+#include <stddef.h>
+
+#define CLI_OK 0
+#define CLI_FAILED 1 /* exit code of a failure */
+#define CLI_USAGE 2  /* exit code of a usage error */
+#define CLI_HELP (-1)
+
+typedef enum cli_kind { CLI_FLAG, CLI_INT, CLI_REAL, CLI_TEXT, CLI_LIST } cli_kind;
+
+/* Values of an option that may be given several times. */
+typedef struct cli_list {
+  const char **at;
+  size_t count;
+} cli_list;
+
+typedef struct cli_option {
+  const char *name;  /* "--bank" */
+  const char *brief; /* "-b" or NULL */
+  cli_kind kind;
+  void *to; /* int (FLAG, INT), double, const char *, cli_list */
+  const char *value, *help;
+} cli_option;
+
+typedef struct cli_command {
+  const char *name, *operands, *about; /* about: what it does, may have several lines */
+  const cli_option *options;
+  size_t option_count;
+  const char *examples; /* NULL or lines */
+} cli_command;
+
+/* Reads options anywhere on the line; everything else lands in *operands (entries of argv; free
+ * operands->at). CLI_OK; CLI_HELP after printing the help; CLI_USAGE after one line of error. */
+int cli_parse(const cli_command *command, int argc, char **argv, cli_list *operands);
+int cli_usage(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* One line on stderr; returns CLI_FAILED. */
+int cli_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* As cli_fail with the library's status and sentence after `what`. */
+int cli_fail_status(int status, const char *what);
+void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void cli_list_add(cli_list *list, const char *text);
+
+#endif

@@ -1,0 +1,61 @@
+/* The data of a problem on one rank: inputs made on the device from seeds that every rank can
+ * repeat, poisoned outputs, and the comparison with the fp32 reference kernel. */
+#ifndef TML_DATA_H
+#define TML_DATA_H
+
+#include "rig.h"
+
+#define DATA_MAX_COPIES 8
+#define DATA_GUARD 1024 /* poisoned bytes behind the output */
+
+typedef struct data {
+  tml_problem problem;
+  int rank, world;     /* of the problem: 0 of 1 for a plain GEMM */
+  int seed_rank;       /* of the process: ranks of a plain GEMM have their own inputs */
+  int64_t shard, rows; /* rows of a full shard; of this rank's */
+  int64_t c_rows;      /* rows of the output here */
+  int copies;          /* of B, rotated from call to call */
+  uint64_t generation; /* of the inputs; changes the seeds */
+  CUdeviceptr a, b[DATA_MAX_COPIES], bias, c;
+  CUdeviceptr
+      full; /* room for the unfused sequence: gathered A, or the product before the reduction */
+} data;
+
+/* Copies of B that push each other out of the L2 (as the peers were timed). */
+int data_copies(const tml_problem *problem);
+/* Local. with_full: also `full`, filled with the gathered A for ag_gemm. */
+tml_status data_create(rig *r, const tml_problem *problem, int copies, int with_full, data *out);
+void data_free(rig *r, data *d);
+/* Enqueues new inputs of a generation; B copy i differs from copy j. */
+tml_status data_fill(rig *r, data *d, uint64_t generation);
+/* Enqueues NaN over the whole output and its guard. */
+tml_status data_poison(rig *r, data *d);
+tml_args data_args(const data *d, int call);
+size_t data_output_bytes(const data *d);
+/* Hash of the output; waits. */
+tml_status data_hash(rig *r, const data *d, uint64_t *out);
+
+typedef struct data_error {
+  double relative;   /* Frobenius; NAN if anything is not a number */
+  int64_t unwritten; /* elements that still hold the poison */
+  int overrun;       /* the guard was written */
+} data_error;
+/* Compares the output of the last call (B copy 0) with the reference over rows spread evenly, at
+ * most as many as `work` multiply-adds allow, all of them if they fit. Local; waits. */
+tml_status data_compare(rig *r, const data *d, double work, data_error *out);
+/* The largest relative error that the dtype may show. */
+double data_limit(tml_dtype dtype);
+
+/* What the comparison needs to make other ranks' inputs again. */
+enum { DATA_SEED_A = 1, DATA_SEED_B, DATA_SEED_BIAS };
+uint64_t data_seed(uint64_t what, uint64_t rank, uint64_t copy, uint64_t generation);
+int64_t data_rows_of(const data *d, int rank);
+int data_bias_rank(const data *d);
+/* Enqueues the gathered A of an ag_gemm at `to`. */
+tml_status data_fill_gathered(rig *r, const data *d, CUdeviceptr to);
+
+/* One fill kernel over `blocks` blocks (0: as many as are useful). */
+tml_status data_fill_blocks(rig *r, tml_dtype dtype, CUdeviceptr to, uint64_t count, uint64_t seed,
+                            unsigned blocks);
+
+#endif

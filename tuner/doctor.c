@@ -1,0 +1,203 @@
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../runtime/api.h"
+#include "../runtime/bank.h"
+#include "../runtime/knobs.h"
+#include "../runtime/status.h"
+#include "cli.h"
+#include "commands.h"
+#include "table.h"
+
+typedef struct doctor_options {
+  const char *bank, *json;
+} doctor_options;
+
+static const table_column columns[] = {
+    {"what", "what", 's', 0, 0}, {"state", "state", 's', 0, 0}, {"detail", "detail", 's', 0, 0}};
+
+static void line(table *t, const char *what, const char *state, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+static void line(table *t, const char *what, const char *state, const char *format, ...)
+{
+  char detail[400];
+  va_list list;
+  va_start(list, format);
+  vsnprintf(detail, sizeof detail, format, list);
+  va_end(list);
+  table_text(t, what);
+  table_text(t, state);
+  table_text(t, detail);
+  table_end_row(t);
+}
+
+static void see_peers(table *t, const tml_api *api, int devices)
+{
+  for (int a = 0; a < devices; a++) {
+    char reached[64] = "";
+    size_t at = 0;
+    for (int b = 0; b < devices && b < 16; b++) {
+      int can = 0;
+      if (a == b || CU(api, cuDeviceCanAccessPeer, (&can, a, b)) != TML_OK || !can) continue;
+      at += (size_t)snprintf(reached + at, sizeof reached - at, " %d", b);
+    }
+    char what[32];
+    snprintf(what, sizeof what, "peers of GPU %d", a);
+    if (devices > 1)
+      line(t, what, *reached ? "ok" : "none", "reaches%s", *reached ? reached : " no other GPU");
+  }
+}
+
+static tml_status see_gpu(table *t, const tml_api *api, int i)
+{
+  CUdevice device;
+  char name[96], what[32];
+  int major, minor, sms;
+  size_t bytes;
+  TRY(CU(api, cuDeviceGet, (&device, i)));
+  TRY(CU(api, cuDeviceGetName, (name, sizeof name, device)));
+  TRY(CU(api, cuDeviceGetAttribute,
+         (&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)));
+  TRY(CU(api, cuDeviceGetAttribute,
+         (&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)));
+  TRY(CU(api, cuDeviceGetAttribute, (&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device)));
+  TRY(CU(api, cuDeviceTotalMem, (&bytes, device)));
+  snprintf(what, sizeof what, "GPU %d", i);
+  line(t, what, "ok", "%s, compute capability %d.%d, %d SMs, %.0f GiB", name, major, minor, sms,
+       (double)bytes / (1 << 30));
+  return TML_OK;
+}
+
+static void see_driver(table *t, const tml_api *api)
+{
+  int version = 0, devices = 0;
+  if (!api->has_cuda) {
+    line(t, "driver", "missing", "%s", api->why_cuda);
+    return;
+  }
+  tml_status status = CU(api, cuDriverGetVersion, (&version));
+  if (status == TML_OK) line(t, "driver", "ok", "CUDA %d.%d", version / 1000, version % 1000 / 10);
+  if (status == TML_OK) status = CU(api, cuInit, (0));
+  if (status == TML_OK) status = CU(api, cuDeviceGetCount, (&devices));
+  for (int i = 0; i < devices && status == TML_OK; i++) status = see_gpu(t, api, i);
+  if (status != TML_OK)
+    line(t, "GPUs", "failed", "%s", tml_last_error());
+  else if (devices == 0)
+    line(t, "GPUs", "none", "the driver sees no GPU; look at CUDA_VISIBLE_DEVICES");
+  see_peers(t, api, status == TML_OK ? devices : 0);
+}
+
+static void see_libraries(table *t, const tml_api *api)
+{
+  int major = 0, minor = 0, version = 0;
+  if (!api->has_nvrtc)
+    line(t, "NVRTC", "missing", "%s", api->why_nvrtc);
+  else if (NV(api, nvrtcVersion, (&major, &minor)) == TML_OK)
+    line(t, "NVRTC", "ok", "%d.%d", major, minor);
+  if (!api->has_nccl)
+    line(t, "NCCL", "missing", "%s", api->why_nccl);
+  else if (NC(api, GetVersion, (&version)) == TML_OK)
+    line(t, "NCCL", "ok", "%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
+  if (!api->has_lt) {
+    line(t, "cuBLASLt", "missing", "%s", api->why_lt);
+    return;
+  }
+  size_t lt = api->lt.p_cublasLtGetVersion();
+  line(t, "cuBLASLt", "ok", "%zu.%zu.%zu", lt / 10000, lt / 100 % 100, lt % 100);
+}
+
+typedef struct tally {
+  int rows, refused, bad, picks;
+  char first_bad[200];
+} tally;
+
+static int tally_row(void *user, const tml_bank_row *row, const char *bad)
+{
+  tally *n = user;
+  n->rows++;
+  n->refused += *row->refused != 0;
+  if (bad && n->bad++ == 0) snprintf(n->first_bad, sizeof n->first_bad, "%s: %s", row->name, bad);
+  return 0;
+}
+
+static int tally_pick(void *user, const tml_pick *pick, const char *bad)
+{
+  tally *n = user;
+  n->picks++;
+  if (bad && n->bad++ == 0)
+    snprintf(n->first_bad, sizeof n->first_bad, "pick of %s: %s", pick->key, bad);
+  return 0;
+}
+
+static int see_bank(table *t, const char *path)
+{
+  tml_bank *bank = NULL;
+  tally n = {0};
+  if (tml_bank_open(&bank, path) != TML_OK) {
+    line(t, "bank", "refused", "%s", tml_last_error());
+    return CLI_FAILED;
+  }
+  tml_status status = tml_bank_verify(bank);
+  if (status == TML_OK) status = tml_bank_each(bank, tally_row, &n);
+  if (status == TML_OK) status = tml_bank_each_pick(bank, tally_pick, &n);
+  tml_bank_close(bank);
+  if (status != TML_OK)
+    line(t, "bank", "damaged", "%s", tml_last_error());
+  else if (n.bad)
+    line(t, "bank", "damaged", "%d entries cannot be used; the first: %s; build or tune them again",
+         n.bad, n.first_bad);
+  else
+    line(t, "bank", "ok", "%s: %d variants (%d refused by the compiler), %d picks", path, n.rows,
+         n.refused, n.picks);
+  return status == TML_OK && !n.bad ? CLI_OK : CLI_FAILED;
+}
+
+static void see_knob(table *t, const char *name, const char *fallback, const char *help)
+{
+  const char *value = getenv(name);
+  line(t, name, value ? "set" : "default", "%s (%s)", value ? value : fallback, help);
+}
+
+static void see_knobs(table *t)
+{
+#define X(field, name, fallback, help) see_knob(t, name, fallback, help);
+  TML_KNOB_MAP(X, X, X)
+#undef X
+}
+
+int cmd_doctor(int argc, char **argv)
+{
+  doctor_options o = {0};
+  const cli_option options[] = {
+      {"--bank", "-b", CLI_TEXT, &o.bank, "FILE", "also verify this bank; default: $TIDEMILL_BANK"},
+      {"--json", NULL, CLI_TEXT, &o.json, "FILE",
+       "write the table as JSON; - is the standard output"},
+  };
+  const cli_command command = {"doctor",
+                               "",
+                               "Shows what there is and what is missing: driver, GPUs and who "
+                               "reaches whom, NVRTC, NCCL, cuBLASLt,\n"
+                               "the knobs and their values; and whether a bank can be used. Works "
+                               "without a GPU. Exit code 1 only\n"
+                               "if a bank was given and cannot be used.",
+                               options,
+                               sizeof options / sizeof *options,
+                               NULL};
+  cli_list operands;
+  int code = cli_parse(&command, argc, argv, &operands);
+  if (code) return code == CLI_HELP ? CLI_OK : code;
+  if (!o.bank) o.bank = getenv("TIDEMILL_BANK");
+  const tml_api *api = tml_api_open();
+  table *t = table_create(columns, (int)(sizeof columns / sizeof *columns));
+  line(t, "tidemill", "ok", "%s", TML_VERSION);
+  see_driver(t, api);
+  see_libraries(t, api);
+  see_knobs(t);
+  if (o.bank && *o.bank) code = see_bank(t, o.bank);
+  if (!o.json || strcmp(o.json, "-") != 0) table_print(t, stdout);
+  if (o.json && table_write_json(t, o.json, NULL, NULL)) code = CLI_FAILED;
+  table_free(t);
+  return code;
+}

@@ -1,0 +1,44 @@
+/* Timing, as the peers in PEERS.md were timed: every column is a CUDA graph of 10 calls over
+ * rotated weights; a device-side barrier stands right before the start event; columns are
+ * replayed in turn, in rotating order; median of the rounds, slowest rank. "burst" idles before
+ * each replay, so the clock stays high; "sustained" keeps the GPU loaded before and inside the
+ * window. */
+#ifndef TML_MEASURE_H
+#define TML_MEASURE_H
+
+#include "rig.h"
+
+#define MEASURE_CALLS 10
+#define MEASURE_MAX_ROUNDS 101
+
+typedef struct column {
+  tml_status (*run)(void *user, int i);
+  void *user;
+  CUgraphExec graph;
+  int dropped;    /* 1: not measured further (failed, or slower than drop x the best) */
+  double us;      /* of one call, slowest rank; INFINITY if it failed */
+  double cost_ms; /* of one replay, slowest rank */
+  double samples[MEASURE_MAX_ROUNDS];
+  int count;
+  char why[160]; /* why it failed */
+} column;
+
+typedef struct regime {
+  double sustained_ms; /* 0: burst */
+  int rounds;
+  double drop; /* 0: never */
+} regime;
+
+#define MEASURE_BURST \
+  (regime) { 0, 7, 0 }
+#define MEASURE_SUSTAINED \
+  (regime) { 100, 2, 0 }
+
+/* Collective. Warms up (3 calls) and captures a column; a failure anywhere drops it everywhere and
+ * is OK here. FAULT or TIMEOUT: the comm must be rebuilt. */
+tml_status measure_capture(rig *r, column *c);
+/* Collective. Measures all columns that are not dropped; may be called again in another regime. */
+tml_status measure_run(rig *r, column *columns, int count, regime how);
+void measure_free(rig *r, column *columns, int count);
+
+#endif

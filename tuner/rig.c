@@ -1,0 +1,288 @@
+#include "rig.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../runtime/status.h"
+#include "data.h"
+#include "progress.h"
+
+int rig_check_options(const char *command, rig_options *options)
+{
+  if (options->world < 0 || options->world > TML_MAX_WORLD)
+    return cli_usage(command, "--world %d: worlds run from 1 to %d", options->world, TML_MAX_WORLD);
+  if (options->timeout_s == 0) options->timeout_s = 10;
+  if (!(options->timeout_s >= 0.1 && options->timeout_s <= 600))
+    return cli_usage(command, "--timeout %g: choose 0.1 to 600 seconds", options->timeout_s);
+  if (!options->bank) options->bank = getenv("TIDEMILL_BANK");
+  return CLI_OK;
+}
+
+static void log_line(void *user, tml_log_level level, const char *line)
+{
+  const rig *r = user;
+  if (level == TML_LOG_ERROR || (level == TML_LOG_WARN && r->rank == 0)) cli_note("%s", line);
+}
+
+static tml_status open_context(rig *r, const rig_options *options)
+{
+  tml_config config = {.size = sizeof config, .device = r->device, .bank = options->bank};
+  config.source_dir = options->source;
+  config.force = options->force;
+  config.no_jit = options->no_jit;
+  config.bank_writable = options->bank_writable && r->rank == 0;
+  config.timeout_us = options->timeout_s * 1e6;
+  config.log = log_line;
+  config.log_user = r;
+  return tml_ctx_create(&r->ctx, &config);
+}
+
+static tml_status open_device(rig *r)
+{
+  TRY(tml_gen_open(&r->gen, r->ctx->config.source_dir, r->api->isa));
+  TRY(CU(r->api, cuDevicePrimaryCtxRetain, (&r->primary, r->device)));
+  TRY(tml_ctx_enter(r->ctx, &r->previous));
+  TRY(CU(r->api, cuStreamCreateWithPriority, (&r->stream, CU_STREAM_NON_BLOCKING, 0)));
+  TRY(CU(r->api, cuEventCreate, (&r->start, CU_EVENT_DEFAULT)));
+  TRY(CU(r->api, cuEventCreate, (&r->stop, CU_EVENT_DEFAULT)));
+  return CU(r->api, cuMemAlloc, (&r->scratch, RIG_SCRATCH));
+}
+
+static tml_status join_nccl(rig *r, const unsigned char *blob)
+{
+  tml_nccl_config config = {
+      .size = sizeof config, .magic = TML_NCCL_CONFIG_MAGIC, .version = 21900};
+  tml_nccl_id id;
+  /* All ranks are known to be here, and NCCL's own start takes seconds: not below half a minute. */
+  double limit = fmax(r->timeout_s, 30), deadline = seconds_now() + limit;
+  int state = TML_NCCL_IN_PROGRESS;
+  config.cga_cluster_size = config.min_ctas = config.max_ctas = TML_NCCL_CONFIG_UNDEF;
+  config.split_share = TML_NCCL_CONFIG_UNDEF;
+  memcpy(&id, blob, sizeof id);
+  TRY(NC(r->api, CommInitRankConfig, (&r->nccl, r->world, id, r->rank, &config)));
+  while (state == TML_NCCL_IN_PROGRESS) {
+    TRY(NC(r->api, CommGetAsyncError, (r->nccl, &state)));
+    if (seconds_now() > deadline) {
+      r->api->nccl.CommAbort(r->nccl);
+      r->nccl = NULL;
+      return tml_fail(TML_TIMEOUT,
+                      "NCCL was not ready within %.1f s though all ranks are present; "
+                      "raise --timeout, or set NCCL_DEBUG=INFO to see what it waits for",
+                      limit);
+    }
+    usleep(200);
+  }
+  return NC(r->api, CommGetAsyncError, (r->nccl, &state)) == TML_OK
+             ? tml_nccl_check(r->api, state, "ncclCommInitRankConfig")
+             : TML_DRIVER;
+}
+
+static tml_status load_kernels(rig *r)
+{
+  for (int dtype = TML_BF16; dtype <= TML_FP16; dtype++) {
+    tml_variant v;
+    TRY(tml_gen_aux(r->gen, "fill", r->ctx->arch, (tml_dtype)dtype, 1, &v));
+    TRY(tml_ctx_kernel(r->ctx, v.name, TML_FROM_BANK | TML_FROM_JIT, &r->fill[dtype]));
+    TRY(tml_gen_aux(r->gen, "reference", r->ctx->arch, (tml_dtype)dtype, 1, &v));
+    TRY(tml_ctx_kernel(r->ctx, v.name, TML_FROM_BANK | TML_FROM_JIT, &r->reference[dtype]));
+  }
+  return TML_OK;
+}
+
+tml_status rig_first_fused(rig *r, const tml_problem *problem, char out[TML_NAME_BYTES])
+{
+  tml_ranked ranked[256];
+  size_t count = 0;
+  char text[PROBLEM_TEXT_BYTES];
+  TRY(tml_gen_rank(r->gen, r->ctx->arch, problem, &r->ctx->machine, ranked, 256, &count));
+  for (size_t i = 0; i < count && i < 256; i++) {
+    tml_variant v;
+    if (tml_gen_variant(r->gen, ranked[i].name, &v) != TML_OK || v.kind != TML_KIND_FUSED) continue;
+    memcpy(out, v.name, TML_NAME_BYTES);
+    return TML_OK;
+  }
+  return tml_fail(TML_UNSUPPORTED, "no generated kernel serves %s on %s",
+                  tml_problem_print(problem, text, sizeof text), r->ctx->arch);
+}
+
+tml_status rig_reserve(rig *r, const tml_plan *plan)
+{
+  tml_bytes bytes = {.size = sizeof bytes};
+  TRY(tml_plan_workspace(plan, &bytes));
+  return tml_comm_reserve(r->comm, &bytes);
+}
+
+/* The smallest fused plan there is: its launches with m = 0 exchange headers and nothing else. */
+static tml_status make_barrier(rig *r)
+{
+  char name[TML_NAME_BYTES];
+  tml_problem p = {
+      .size = sizeof p, .op = TML_GEMM_RS, .world = r->world, .m = 256, .n = 256, .k = 256};
+  if (r->world == 1) return TML_OK;
+  TRY(rig_first_fused(r, &p, name));
+  TRY(tml_plan_create_forced(&r->barrier, r->comm, &p, name));
+  return rig_reserve(r, r->barrier);
+}
+
+tml_status rig_barrier(rig *r)
+{
+  if (!r->barrier) return TML_OK;
+  const void *any = (const void *)(uintptr_t)r->scratch;
+  tml_args args = {.size = sizeof args, .a = any, .b = any, .c = (void *)(uintptr_t)r->scratch};
+  return tml_launch(r->barrier, &args, r->stream);
+}
+
+tml_status rig_delay(rig *r)
+{
+  return data_fill_blocks(r, TML_BF16, r->scratch, r->delay_count, 1, 1);
+}
+
+/* One block fills elements at a steady pace: scale a timed sample to 0.2 ms. */
+static tml_status calibrate_delay(rig *r)
+{
+  float ms = 0;
+  r->delay_count = 1 << 16;
+  for (int i = 0; i < 3; i++) {
+    TRY(CU(r->api, cuEventRecord, (r->start, r->stream)));
+    TRY(rig_delay(r));
+    TRY(CU(r->api, cuEventRecord, (r->stop, r->stream)));
+    TRY(rig_wait(r, 10));
+    TRY(CU(r->api, cuEventElapsedTime, (&ms, r->start, r->stop)));
+  }
+  double scale = ms > 1e-3f ? 0.2 / ms : 1;
+  double count = (double)r->delay_count * scale;
+  r->delay_count = (uint64_t)fmin(fmax(count, 1024), RIG_SCRATCH / 2);
+  return TML_OK;
+}
+
+static tml_status open_comm(rig *r)
+{
+  TRY(tml_comm_create(&r->comm, r->ctx, r->nccl));
+  /* Loading may compile: a vote, so that nobody waits for a rank that failed. */
+  TRY(tml_group_vote(r->comm->group, load_kernels(r), "loading the kernels that make inputs"));
+  return make_barrier(r);
+}
+
+tml_status rig_reload(rig *r, const rig_options *options)
+{
+  tml_plan_destroy(r->barrier);
+  r->barrier = NULL;
+  tml_comm_destroy(r->comm);
+  r->comm = NULL;
+  tml_ctx_destroy(r->ctx);
+  r->ctx = NULL;
+  TRY(open_context(r, options));
+  return open_comm(r);
+}
+
+tml_status rig_open(rig *r, const ranks_env *env, const rig_options *options)
+{
+  unsigned char blob[RDV_BLOB_BYTES] = {0};
+  memset(r, 0, sizeof *r);
+  r->api = tml_api_open();
+  r->rank = env->meet.rank;
+  r->world = env->meet.world;
+  r->timeout_s = options->timeout_s;
+  if (r->world > 1 && !r->api->has_nccl)
+    return tml_fail(TML_DRIVER, "a world of %d needs NCCL: %s", r->world, r->api->why_nccl);
+  if (r->world > 1 && r->rank == 0) TRY(NC(r->api, GetUniqueId, ((tml_nccl_id *)(void *)blob)));
+  TRY(rdv_meet(&env->meet, blob));
+  r->device = env->device;
+  TRY(open_context(r, options));
+  TRY(open_device(r));
+  if (r->world > 1) TRY(join_nccl(r, blob));
+  TRY(open_comm(r));
+  return tml_group_vote(r->comm->group, calibrate_delay(r), "timing the delay kernel");
+}
+
+tml_status rig_rebuild(rig *r)
+{
+  tml_plan_destroy(r->barrier);
+  r->barrier = NULL;
+  tml_comm_destroy(r->comm);
+  r->comm = NULL;
+  TRY(tml_comm_create(&r->comm, r->ctx, r->nccl));
+  return make_barrier(r);
+}
+
+void rig_close(rig *r, int healthy)
+{
+  if (!healthy) return; /* the process ends; waiting for a peer that is gone helps nobody */
+  tml_plan_destroy(r->barrier);
+  tml_comm_destroy(r->comm);
+  if (r->ctx && r->stream) {
+    for (int i = 0; i < 2; i++)
+      if (r->host[i].at) r->api->cuda.p_cuMemFreeHost(r->host[i].at);
+    if (r->scratch) r->api->cuda.p_cuMemFree(r->scratch);
+    if (r->start) r->api->cuda.p_cuEventDestroy(r->start);
+    if (r->stop) r->api->cuda.p_cuEventDestroy(r->stop);
+    r->api->cuda.p_cuStreamDestroy(r->stream);
+  }
+  if (r->nccl) r->api->nccl.CommDestroy(r->nccl);
+  tml_gen_close(r->gen);
+  tml_ctx_destroy(r->ctx);
+  if (r->primary) r->api->cuda.p_cuDevicePrimaryCtxRelease(r->device);
+  memset(r, 0, sizeof *r);
+}
+
+int rig_fail(const ranks_env *env, tml_status status, const char *command)
+{
+  char head[64];
+  if (env->meet.world == 1) return cli_fail_status((int)status, command);
+  snprintf(head, sizeof head, "%s, rank %d", command, env->meet.rank);
+  return cli_fail_status((int)status, head);
+}
+
+tml_status rig_poll(rig *r)
+{
+  tml_fault f = {.size = sizeof f};
+  if (tml_poll(r->comm, &f) == TML_OK) return TML_OK;
+  if (f.code == TML_FAULT_MISMATCH)
+    return tml_fail(TML_FAULT,
+                    "rank %d found that rank %d differs: %s (fingerprint %016llx here, %016llx "
+                    "there)",
+                    f.rank, f.peer, tml_fault_text(f.code), (unsigned long long)f.expected,
+                    (unsigned long long)f.found);
+  if (f.code == TML_FAULT_PEER_ABORT)
+    return tml_fail(TML_FAULT, "rank %d was stopped by rank %d: %s", f.rank, f.peer,
+                    tml_fault_text(f.code));
+  return tml_fail(TML_FAULT,
+                  "rank %d waited %.1f s for rank %d: %s (epoch %llu expected, %llu found; tile "
+                  "%lld)",
+                  f.rank, f.waited_us * 1e-6, f.peer, tml_fault_text(f.code),
+                  (unsigned long long)f.expected, (unsigned long long)f.found, (long long)f.tile);
+}
+
+tml_status rig_wait(rig *r, double work_s)
+{
+  double began = seconds_now();
+  for (int polls = 0;; polls++) {
+    CUresult state = r->api->cuda.p_cuStreamQuery(r->stream);
+    if (state == CUDA_SUCCESS) return rig_poll(r);
+    if (state != CUDA_ERROR_NOT_READY) return tml_cuda_check(r->api, state, "cuStreamQuery");
+    if (seconds_now() - began > r->timeout_s + work_s) {
+      TRY(rig_poll(r));
+      return tml_fail(TML_TIMEOUT,
+                      "rank %d: the GPU did not finish within %.1f s; a peer is gone or an "
+                      "NCCL call hangs",
+                      r->rank, r->timeout_s + work_s);
+    }
+    if (polls > 100) usleep(50);
+  }
+}
+
+tml_status rig_host(rig *r, int which, size_t bytes, void **out)
+{
+  if (r->host[which].bytes < bytes) {
+    if (r->host[which].at) TRY(CU(r->api, cuMemFreeHost, (r->host[which].at)));
+    r->host[which].at = NULL;
+    r->host[which].bytes = 0;
+    TRY(CU(r->api, cuMemHostAlloc, (&r->host[which].at, bytes, 0)));
+    r->host[which].bytes = bytes;
+  }
+  *out = r->host[which].at;
+  return TML_OK;
+}

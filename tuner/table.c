@@ -1,0 +1,207 @@
+#include "table.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+typedef struct cell {
+  char *text; /* NULL: nothing */
+  double value;
+} cell;
+
+struct table {
+  const table_column *columns;
+  int count, rows, at; /* at: cells of the unfinished row */
+  size_t capacity;
+  cell *cells;
+  int streamed; /* rows already printed */
+};
+
+static void *need(void *memory)
+{
+  if (!memory) {
+    cli_fail("out of memory");
+    exit(CLI_FAILED);
+  }
+  return memory;
+}
+
+table *table_create(const table_column *columns, int count)
+{
+  table *t = need(calloc(1, sizeof *t));
+  t->columns = columns;
+  t->count = count;
+  return t;
+}
+
+void table_free(table *t)
+{
+  if (!t) return;
+  for (int i = 0; i < t->rows * t->count + t->at; i++) free(t->cells[i].text);
+  free(t->cells);
+  free(t);
+}
+
+static cell *next_cell(table *t)
+{
+  size_t used = (size_t)(t->rows * t->count + t->at);
+  if (used == t->capacity) {
+    t->capacity = t->capacity ? 2 * t->capacity : 64;
+    t->cells = need(realloc(t->cells, t->capacity * sizeof *t->cells));
+  }
+  t->at++;
+  t->cells[used] = (cell){NULL, NAN};
+  return &t->cells[used];
+}
+
+void table_text(table *t, const char *text)
+{
+  cell *c = next_cell(t);
+  if (text) c->text = need(strdup(text));
+}
+
+void table_real(table *t, double value)
+{
+  const table_column *column = &t->columns[t->at];
+  cell *c = next_cell(t);
+  char text[64];
+  c->value = value;
+  if (!isfinite(value)) return;
+  snprintf(text, sizeof text, "%.*f", column->kind == 'd' ? 0 : column->digits, value);
+  c->text = need(strdup(text));
+}
+
+void table_end_row(table *t)
+{
+  while (t->at < t->count) next_cell(t);
+  t->at = 0;
+  t->rows++;
+}
+
+int table_rows(const table *t) { return t->rows; }
+
+static const char *shown(const table *t, int row, int column)
+{
+  const char *text = t->cells[row * t->count + column].text;
+  return text ? text : "-";
+}
+
+static int width_of(const table *t, int column)
+{
+  int width = (int)strlen(t->columns[column].title);
+  if (t->columns[column].width > width) width = t->columns[column].width;
+  for (int row = 0; row < t->rows; row++) {
+    int length = (int)strlen(shown(t, row, column));
+    if (length > width) width = length;
+  }
+  return width;
+}
+
+/* row -1: the header. The last column is not padded. */
+static void print_row(const table *t, int row, const int *widths, FILE *to)
+{
+  int last = t->count - 1;
+  while (last > 0 && !t->columns[last].title) last--;
+  for (int i = 0; i <= last; i++) {
+    const table_column *column = &t->columns[i];
+    if (!column->title) continue;
+    const char *text = row < 0 ? column->title : shown(t, row, i);
+    if (column->kind != 's')
+      fprintf(to, "%*s", widths[i], text);
+    else
+      fprintf(to, "%-*s", i == last ? 0 : widths[i], text);
+    fputs(i == last ? "\n" : "  ", to);
+  }
+}
+
+static int *widths_of(const table *t)
+{
+  int *widths = need(calloc((size_t)t->count, sizeof *widths));
+  for (int i = 0; i < t->count; i++)
+    if (t->columns[i].title) widths[i] = width_of(t, i);
+  return widths;
+}
+
+void table_print(const table *t, FILE *to)
+{
+  int *widths = widths_of(t);
+  for (int row = -1; row < t->rows; row++) print_row(t, row, widths, to);
+  free(widths);
+}
+
+void table_stream_row(table *t, FILE *to)
+{
+  int *widths = widths_of(t);
+  if (!t->streamed) print_row(t, -1, widths, to);
+  for (; t->streamed < t->rows; t->streamed++) print_row(t, t->streamed, widths, to);
+  fflush(to);
+  free(widths);
+}
+
+void table_markdown(const table *t, FILE *to)
+{
+  for (int i = 0; i < t->count; i++)
+    if (t->columns[i].title) fprintf(to, "| %s ", t->columns[i].title);
+  fputs("|\n", to);
+  for (int i = 0; i < t->count; i++)
+    if (t->columns[i].title) fputs(t->columns[i].kind == 's' ? "|---" : "|--:", to);
+  fputs("|\n", to);
+  for (int row = 0; row < t->rows; row++) {
+    for (int i = 0; i < t->count; i++)
+      if (t->columns[i].title) fprintf(to, "| %s ", shown(t, row, i));
+    fputs("|\n", to);
+  }
+}
+
+static cJSON *cell_json(const table *t, int row, int column)
+{
+  const cell *c = &t->cells[row * t->count + column];
+  if (!c->text) return cJSON_CreateNull();
+  if (t->columns[column].kind == 's') return cJSON_CreateString(c->text);
+  return cJSON_CreateRaw(c->text); /* the figure as printed: no noise digits */
+}
+
+cJSON *table_to_json(const table *t)
+{
+  cJSON *rows = need(cJSON_CreateArray());
+  for (int row = 0; row < t->rows; row++) {
+    cJSON *object = need(cJSON_CreateObject());
+    for (int i = 0; i < t->count; i++)
+      cJSON_AddItemToObject(object, t->columns[i].key, cell_json(t, row, i));
+    cJSON_AddItemToArray(rows, object);
+  }
+  return rows;
+}
+
+int table_write_text(const char *path, const char *text)
+{
+  int to_stdout = strcmp(path, "-") == 0;
+  FILE *to = to_stdout ? stdout : fopen(path, "w");
+  if (!to) return cli_fail("cannot write %s: %s", path, strerror(errno));
+  int bad = fputs(text, to) < 0;
+  if (to_stdout)
+    bad |= fflush(to) != 0;
+  else
+    bad |= fclose(to) != 0;
+  return bad ? cli_fail("cannot write %s: %s", path, strerror(errno)) : CLI_OK;
+}
+
+int table_write_json(const table *t, const char *path, cJSON *head, const char *name)
+{
+  cJSON *root = table_to_json(t);
+  if (head) {
+    cJSON_AddItemToObject(head, name, root);
+    root = head;
+  }
+  char *text = need(cJSON_Print(root));
+  size_t length = strlen(text);
+  text = need(realloc(text, length + 2));
+  memcpy(text + length, "\n", 2);
+  int code = table_write_text(path, text);
+  free(text);
+  cJSON_Delete(root);
+  return code;
+}

@@ -1,0 +1,230 @@
+#include "tune.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../runtime/status.h"
+#include "commands.h"
+#include "forge.h"
+#include "progress.h"
+
+static const table_column columns[] = {
+    {"problem", "problem", 's', 0, 44},
+    {"pick", "variant", 's', 0, 52},
+    {"us", "us", 'f', 1, 8},
+    {"TFLOP/s", "tflops", 'f', 0, 7},
+    {"cublaslt", "cublaslt_us", 'f', 1, 8},
+    {"2nd us", "runner_up_us", 'f', 1, 8},
+    {"runner-up", "runner_up", 's', 0, 52},
+    {"tried", "tried", 'd', 0, 0},
+    {"wrong", "wrong", 'd', 0, 0},
+    {"failed", "failed", 'd', 0, 0},
+};
+
+typedef struct tuner {
+  rig r;
+  tml_bank_writer *writer;
+  const tune_options *o;
+  table *rows;
+  progress bar;
+  int skipped;
+} tuner;
+
+static void add_row(tuner *t, const tml_problem *p, const tune_result *result)
+{
+  char text[PROBLEM_TEXT_BYTES];
+  double flops = 2.0 * (double)p->m * (double)p->n * (double)p->k;
+  t->skipped += result->skipped;
+  if (t->r.rank != 0 || result->skipped) return;
+  table_text(t->rows, tml_problem_print(p, text, sizeof text));
+  table_text(t->rows, result->best);
+  table_real(t->rows, result->us);
+  table_real(t->rows, flops / result->us * 1e-6);
+  table_real(t->rows, result->lt_us);
+  table_real(t->rows, result->second_us);
+  table_text(t->rows, *result->second ? result->second : NULL);
+  table_real(t->rows, result->tried);
+  table_real(t->rows, result->wrong);
+  table_real(t->rows, result->failed);
+  table_end_row(t->rows);
+  progress_clear(&t->bar);
+  table_stream_row(t->rows, stdout);
+}
+
+/* Plain GEMMs come first; the context is made anew before the first collective, so that the unfused
+ * candidates run the GEMM that was just picked. */
+static tml_status tune_all(tuner *t)
+{
+  const problems *list = &t->o->list;
+  int reloaded = 0;
+  for (size_t i = 0; i < list->count; i++) {
+    const tml_problem *p = &list->at[i];
+    char text[PROBLEM_TEXT_BYTES];
+    tune_result result;
+    tml_problem_print(p, text, sizeof text);
+    if (p->op != TML_GEMM && i > 0 && !reloaded) {
+      TRY(rig_reload(&t->r, &t->o->rig));
+      reloaded = 1;
+    }
+    progress_step(&t->bar, (int)i, (int)list->count, "%s", text);
+    tml_status status = tune_problem(&t->r, t->writer, t->o, p, &result);
+    if (status == TML_UNSUPPORTED ||
+        status == TML_MEMORY) { /* agreed on: the next problem may do */
+      if (t->r.rank == 0) cli_fail_status(status, text);
+      continue;
+    }
+    if (status != TML_OK) return tml_wrap(status, "%s", text);
+    add_row(t, p, &result);
+  }
+  return TML_OK;
+}
+
+static int finish(tuner *t)
+{
+  int code = CLI_OK, tuned = table_rows(t->rows), all = (int)t->o->list.count;
+  if (t->r.rank != 0) return CLI_OK;
+  printf(
+      "%d problems tuned, %d had a pick (--again tunes them too), %d failed, in %.0f s; bank: %s\n",
+      tuned, t->skipped, all - tuned - t->skipped, progress_seconds(&t->bar), t->o->rig.bank);
+  if (t->o->json) code = table_write_json(t->rows, t->o->json, NULL, NULL);
+  return all - tuned - t->skipped ? CLI_FAILED : code;
+}
+
+/* Rank 0 makes the bank if there is none, before anybody opens it. */
+static tml_status open_writer(tuner *t, const ranks_env *env)
+{
+  if (env->meet.rank != 0) return TML_OK;
+  TRY(tml_bank_write_open(&t->writer, t->o->rig.bank));
+  return tml_bank_publish(t->writer);
+}
+
+static int rank_main(const ranks_env *env, void *user)
+{
+  tuner t = {.o = user};
+  t.rows = table_create(columns, (int)(sizeof columns / sizeof *columns));
+  tml_status status = open_writer(&t, env);
+  if (status == TML_OK) status = rig_open(&t.r, env, &t.o->rig);
+  progress_begin(&t.bar, env->meet.rank != 0);
+  if (status == TML_OK) status = tune_all(&t);
+  progress_clear(&t.bar);
+  int code = status == TML_OK ? finish(&t) : rig_fail(env, status, "tune");
+  if (status == TML_OK) rig_close(&t.r, 1);
+  tml_bank_write_close(t.writer);
+  table_free(t.rows);
+  return code;
+}
+
+static tml_status add_candidates(forge_list *list, tml_gen *gen, const char *arch,
+                                 const tune_options *o, const tml_machine *machine)
+{
+  for (size_t i = 0; i < o->list.count; i++) {
+    candidates c;
+    tml_status status = agree_choose(gen, arch, &o->list.at[i], machine, o->top, &c);
+    if (status == TML_UNSUPPORTED) continue; /* told when its turn comes */
+    TRY(status);
+    for (int j = 0; j < c.count; j++) {
+      tml_variant v, needed;
+      TRY(tml_gen_variant(gen, c.names[j], &v));
+      forge_add(list, &v);
+      for (int q = 0; q < v.requires_count; q++) {
+        TRY(tml_gen_variant(gen, v.requires[q], &needed));
+        forge_add(list, &needed);
+      }
+    }
+  }
+  return TML_OK;
+}
+
+/* Before any rank starts: every candidate that the bank lacks is compiled, by all cores. Without
+ * NVRTC the ranks take what the bank has. */
+static int prepare_bank(const tune_options *o, const ranks_machine *machine, int world)
+{
+  forge_list list = {0};
+  forge_result result;
+  tml_gen *gen = NULL;
+  char arch[16];
+  tml_status status = tml_gen_open(&gen, o->rig.source, tml_api_open()->isa);
+  if (status == TML_OK) status = tml_gen_arch(gen, machine->machine.cc, arch, sizeof arch);
+  if (status == TML_OK) status = add_candidates(&list, gen, arch, o, &machine->machine);
+  if (status == TML_OK) status = forge_add_aux(&list, gen, arch, world);
+  tml_gen_close(gen);
+  if (status == TML_OK && !tml_api_open()->has_nvrtc) {
+    cli_note("only candidates that the bank already has can run: %s", tml_api_open()->why_nvrtc);
+  } else if (status == TML_OK) {
+    status = forge_run(&list, o->rig.bank, o->rig.source, 0, 0, &result);
+    if (status == TML_OK && result.failed) cli_note("left out: %s", result.first_error);
+    if (status == TML_OK && result.compiled)
+      cli_note("%d candidates compiled in %.1f s", result.compiled, result.seconds);
+  }
+  forge_list_free(&list);
+  return status == TML_OK ? CLI_OK : cli_fail_status(status, "tune");
+}
+
+static int run(tune_options *o)
+{
+  ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s, .absent = -1};
+  ranks_machine machine;
+  ranks_env env;
+  ranks_probe(&machine);
+  int world = ranks_world(&how, &machine);
+  if (machine.devices == 0) return cli_fail("no GPU to run on: %s", machine.why);
+  size_t dropped = problems_keep_world(&o->list, world);
+  if (o->list.count == 0)
+    return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
+  if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
+  problems_gemm_first(&o->list, 1);
+  int launched = ranks_launched(&env, how.timeout_s);
+  if (launched == 0 && world <= machine.devices) {
+    int code = prepare_bank(o, &machine, world);
+    if (code) return code;
+  }
+  return ranks_run(&how, &machine, rank_main, o);
+}
+
+int cmd_tune(int argc, char **argv)
+{
+  tune_options o = {.top = 8};
+  const char *file = NULL;
+  const cli_option options[] = {
+      {"--problems", "-p", CLI_TEXT, &file, "FILE", "one problem a line, # starts a comment"},
+      {"--top", NULL, CLI_INT, &o.top, "N",
+       "measure the model's best N; default 8. cublaslt and nccl always compete"},
+      {"--again", NULL, CLI_FLAG, &o.again, NULL,
+       "also problems that have a pick for this machine"},
+      {"--sustained", NULL, CLI_REAL, &o.sustained_ms, "MS",
+       "tune under continuous load of MS milliseconds per window instead of in bursts"},
+      {"--json", NULL, CLI_TEXT, &o.json, "FILE", "write the table as JSON"},
+      RIG_OPTIONS(o.rig),
+  };
+  const cli_command command = {
+      "tune",
+      "[PROBLEM...]",
+      "Measures candidates on the GPUs and stores the fastest of each problem in the bank, with "
+      "the\n"
+      "runner-up. Each candidate is first compared with the fp32 reference kernel; a wrong one "
+      "cannot\n"
+      "win. Times are the slowest rank's median, candidates interleaved. The plain GEMM inside "
+      "each\n"
+      "collective is tuned too. A tune that was stopped goes on where it was and leaves out what "
+      "killed it.",
+      options,
+      sizeof options / sizeof *options,
+      "  tidemill tune --bank h200.bank --world 2 --problems llama70b.txt\n"
+      "  tidemill tune --bank h200.bank gemm:bf16:nt:w1:8192x8192x8192\n"
+      "  torchrun --nproc_per_node 2 --no-python tidemill tune --bank h200.bank -p llama70b.txt\n"};
+  cli_list operands;
+  int code = cli_parse(&command, argc, argv, &operands);
+  if (code) return code == CLI_HELP ? CLI_OK : code;
+  code = rig_check_options("tune", &o.rig);
+  if (!code && !o.rig.bank) code = cli_usage("tune", "say which bank gets the picks: --bank FILE");
+  if (!code && (o.top < 1 || o.top > AGREE_MAX - 4))
+    code = cli_usage("tune", "--top %d: choose 1 to %d", o.top, AGREE_MAX - 4);
+  if (!code) code = problems_read(&o.list, "tune", &operands, file);
+  if (!code && o.list.count == 0)
+    code = cli_usage("tune", "say what to tune: problems or --problems FILE");
+  if (!code) code = run(&o);
+  problems_free(&o.list);
+  free(operands.at);
+  return code;
+}
