@@ -60,6 +60,10 @@ function M.cost(v, p, machine)
   local clusters = sms // (v.cluster[1] * v.cluster[2])
   local waves = cdiv(math.max(1, cluster_tiles(v, p)), clusters)
   local us = waves * tile_clocks(v, p, facts) / (facts.clock * 1e3) + 4
+  if v.comm == "push" or v.comm == "twoshot" then -- each wave of sends leaves in one burst
+    local burst = math.min(p.m * p.n, sms * v.tile[1] * v.tile[2]) * 2 / link * 1e6
+    us = us + v.unbuffered * burst * waves * (p.world - 1) / p.world
+  end
   return us + exposed_us(p, facts, machine, us, waves)
 end
 

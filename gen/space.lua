@@ -32,7 +32,10 @@ local function finish(v, family, knobs)
   local reason = body.refuse(v, facts)
   v.template = body.template
   v.isa = facts.isa
-  if not reason then v.derived = body.derive(v, facts) end
+  if not reason then
+    v.derived = body.derive(v, facts)
+    v.unbuffered = body.unbuffered and body.unbuffered(v) or 0
+  end
   return v, reason
 end
 

@@ -9,17 +9,19 @@ local params = require "params"
 local M = { template = "kernel/ws_sm90a.cu.in", arch = "sm_90a" }
 
 local CONSUMERS = 2  -- consumer warpgroups
-local RING = 2       -- output buffers of each consumer warpgroup
 local SUB = 64       -- rows of an output buffer
 local GROUP = 8      -- m-blocks that a raster group walks before the next column of tiles
 
 -- Axes in the order of the name; `print` gives the name's part.
 M.axes = {
-  { "tile", { { 128, 128, 64 }, { 128, 160, 64 }, { 128, 192, 64 }, { 128, 256, 64 }, { 256, 128, 64 }, { 256, 160, 64 }, { 64, 256, 64 } },
-    print = function(v) return table.concat(v, "x") end },
+  { "tile", { { 128, 128, 64 }, { 128, 160, 64 }, { 128, 192, 64 }, { 128, 256, 64 },
+      { 256, 128, 64 }, { 256, 160, 64 }, { 64, 256, 64 } }, print = function(v) return table.concat(v, "x") end },
   { "cluster", { { 1, 1 }, { 2, 1 }, { 1, 2 } }, print = function(v) return "c" .. table.concat(v, "x") end },
   { "stages", { 3, 4, 5, 6 }, print = function(v) return "s" .. v end },
   { "schedule", { "coop", "pingpong" } },
+  -- Output buffers of each consumer warpgroup. A whole tile's worth lets the warpgroup go on at once
+  -- while slow stores (to a peer) drain; two leave room for another stage.
+  { "ring", { 2, 3, 4, 5, 10 }, print = function(v) return "r" .. v end },
 }
 
 -- Parameters of the kernel by communication pattern, in signature order.
@@ -50,15 +52,19 @@ end
 -- Columns of an output buffer: a row of it is one line of the TMA swizzle (128 or 64 bytes).
 local function part_columns(v) return v.tile[2] % 64 == 0 and 64 or 32 end
 
-local function ring_bytes(v) return CONSUMERS * RING * SUB * part_columns(v) * 2 end
+-- 64-row blocks of a warpgroup, and its output buffers for one tile.
+local function row_blocks(v) return v.tile[1] // (64 * (v.schedule == "pingpong" and 1 or CONSUMERS)) end
+local function tile_parts(v) return row_blocks(v) * v.tile[2] // part_columns(v) end
+
+local function ring_bytes(v, ring) return CONSUMERS * ring * SUB * part_columns(v) * 2 end
 
 local function stage_bytes(v)
   return (v.tile[1] + v.tile[2]) * v.tile[3] * 2
 end
 
-local function smem_bytes(v, stages)
-  local barriers = 8 * (2 * stages + 3 * CONSUMERS * RING + CONSUMERS) + 16 -- and the words of the call
-  return stages * stage_bytes(v) + ring_bytes(v) + barriers
+local function smem_bytes(v, stages, ring)
+  local barriers = 8 * (2 * stages + 3 * CONSUMERS * ring + CONSUMERS) + 16 -- and the words of the call
+  return stages * stage_bytes(v) + ring_bytes(v, ring) + barriers
 end
 
 -- Everything that the template and the launcher need beyond the axes.
@@ -68,20 +74,20 @@ function M.derive(v)
   local names = param_list(v.comm)
   local counts = map_counts(v.comm, v.world)
   local ring = v.stages * stage_bytes(v)
-  local bars = ring + ring_bytes(v)
-  local words = bars + 8 * (2 * v.stages + 3 * CONSUMERS * RING + CONSUMERS)
+  local bars = ring + ring_bytes(v, v.ring)
+  local words = bars + 8 * (2 * v.stages + 3 * CONSUMERS * v.ring + CONSUMERS)
   return {
     BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, CL = cm * cn, STAGES = v.stages, GROUP = GROUP,
-    CONSUMERS = CONSUMERS, RING = RING, SUB = SUB, PART = part_columns(v), pingpong = v.schedule == "pingpong",
-    MI = bm // (64 * (v.schedule == "pingpong" and 1 or CONSUMERS)), -- 64-row blocks of a warpgroup
-    threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages),
+    CONSUMERS = CONSUMERS, RING = v.ring, SUB = SUB, PART = part_columns(v), pingpong = v.schedule == "pingpong",
+    MI = row_blocks(v),
+    threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
     producer_regs = 56, consumer_regs = 224, -- of the 168 a thread that the launch bound allows
     -- shared memory, byte offsets
     at_a = 0, at_b = v.stages * bm * bk * 2, at_ring = ring,
     at_full = bars, at_empty = bars + 8 * v.stages,
-    at_out_full = bars + 16 * v.stages, at_out_empty = bars + 16 * v.stages + 8 * CONSUMERS * RING,
-    at_out_ready = bars + 16 * v.stages + 16 * CONSUMERS * RING,
-    at_turn = bars + 16 * v.stages + 24 * CONSUMERS * RING,
+    at_out_full = bars + 16 * v.stages, at_out_empty = bars + 16 * v.stages + 8 * CONSUMERS * v.ring,
+    at_out_ready = bars + 16 * v.stages + 16 * CONSUMERS * v.ring,
+    at_turn = bars + 16 * v.stages + 24 * CONSUMERS * v.ring,
     at_epoch = words, at_gone = words + 8, at_dead = words + 12,
     -- TMA boxes, rows: each block of a cluster loads its part of what the cluster shares
     box_a = bm // cn, box_b = bn // cm, box_c = SUB, box_n = part_columns(v),
@@ -100,13 +106,22 @@ function M.refuse(v, arch)
   if accumulators > 160 then
     return ("registers: %d accumulators a thread leave no room for the epilogue"):format(accumulators)
   end
-  local bytes = smem_bytes(v, v.stages)
+  if v.ring ~= 2 and v.ring ~= tile_parts(v) then
+    return ("ring: %d is neither 2 nor a whole tile's %d"):format(v.ring, tile_parts(v))
+  end
+  local bytes = smem_bytes(v, v.stages, v.ring)
   if bytes > arch.smem then
     return ("smem: %d bytes, %s has %d"):format(bytes, arch.name, arch.smem)
   end
-  local deeper = smem_bytes(v, v.stages + 1)
+  if v.ring < tile_parts(v) and smem_bytes(v, v.stages, tile_parts(v)) <= arch.smem then
+    return "ring: a whole tile fits beside as many stages"
+  end
+  local deeper = smem_bytes(v, v.stages + 1, v.ring)
   local axis = M.axes[3][2]
   if deeper <= arch.smem and v.stages < axis[#axis] then return "stages: a deeper pipeline fits" end
 end
+
+-- Share of a tile's output that its warpgroups cannot leave behind in output buffers.
+function M.unbuffered(v) return 1 - v.ring / tile_parts(v) end
 
 return M

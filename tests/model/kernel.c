@@ -1,0 +1,403 @@
+/* The main kernel of a call: blocks, herald, sender, reader, the last block. */
+#include "model.h"
+
+static int sender_block(const view *v) { return v->run->mutant == MUTANT_OWN_TILE_FIRST; }
+static int reader_block(const view *v) { return !sender_block(v); }
+static int inside(const view *v, int block)
+{
+  return v->me->at == AT_KERNEL && v->me->block[block] == INSIDE;
+}
+static int staging_half(const view *v, u8 epoch)
+{
+  return v->run->mutant == MUTANT_ONE_STAGING_BUFFER ? 0 : epoch & 1;
+}
+static int signal_half(const view *v, u8 epoch)
+{
+  return v->run->mutant == MUTANT_ONE_SIGNAL_BUFFER ? 0 : staging_half(v, epoch);
+}
+static int header_half(const view *v, u8 epoch)
+{
+  return v->run->mutant == MUTANT_ONE_HEADER_BUFFER ? 0 : epoch & 1;
+}
+
+/* ---- Sender: tiles that others own, then (twoshot) the finished own tile --------------------------- */
+
+static int send_unit(const view *v) { return v->run->scenario->coarse ? v->run->world - 1 : 1; }
+static int send_groups(const view *v) { return (v->run->world - 1) / send_unit(v); }
+static int send_target(const view *v, int i) { return (v->r + 1 + i) % v->run->world; }
+static int send_second(const view *v) { return v->me->sent >= 2 * send_groups(v); }
+/* A finished tile is sent by the block that has read its partials, unless that one never ran. */
+static int send_steps(const view *v)
+{
+  int finished = call_now(v)->op == TWOSHOT && has_rows(v, v->r);
+  if (call_now(v)->op == COPIES) return 0;
+  return 2 * send_groups(v) * (finished && v->me->block[reader_block(v)] != GONE ? 2 : 1);
+}
+static int send_first_target(const view *v)
+{
+  return v->me->sent / 2 % send_groups(v) * send_unit(v);
+}
+static int send_whom(const view *v)
+{
+  return v->run->scenario->coarse ? -1 : send_target(v, send_first_target(v));
+}
+static int sends_to(const view *v, int to) { return send_second(v) || has_rows(v, to); }
+
+/* Steps over owners without rows. */
+static void send_settle(view *v)
+{
+  while (!v->run->scenario->coarse && v->me->sent < send_steps(v) && !sends_to(v, send_whom(v)))
+    v->me->sent += 2;
+}
+
+static void send_buffer(view *v, int to, u8 tag, u8 epoch)
+{
+  rank *there = rank_at(v, to);
+  int half = staging_half(v, epoch), at = place(v, call_now(v), v->r);
+  put_buffer(v, to, send_second(v) ? &there->result[half][at] : &there->partial[half][at], tag);
+}
+static void send_signal(view *v, int to, u8 epoch)
+{
+  rank *there = rank_at(v, to);
+  int half = signal_half(v, epoch), at = place(v, call_now(v), v->r);
+  if (send_second(v)) {
+    if (!v->me->dead) put_word(v, to, &there->result_signal[half][at], epoch, "result signal");
+  } else {
+    put_word(v, to, &there->partial_signal[half][at], epoch, "partial signal");
+  }
+}
+
+static int send_open(const view *v)
+{
+  if (!inside(v, sender_block(v)) || v->me->sent >= send_steps(v)) return 0;
+  return !send_second(v) || v->me->seen > 0;
+}
+static int send_issues(const view *v) { return send_open(v) && v->me->sent % 2 == 0; }
+static int send_completes(const view *v) { return send_open(v) && v->me->sent % 2 == 1; }
+
+static void send_each(view *v, int complete)
+{
+  u8 epoch = v->me->block_epoch[sender_block(v)];
+  int from = send_first_target(v);
+  for (int i = from; i < from + send_unit(v); ++i) {
+    int to = send_target(v, i);
+    if (!sends_to(v, to)) continue;
+    send_buffer(v, to, complete ? epoch : (u8)(UNDER_WAY | epoch), epoch);
+    if (complete != (v->run->mutant == MUTANT_SIGNAL_BEFORE_DATA)) send_signal(v, to, epoch);
+  }
+  ++v->me->sent;
+  send_settle(v);
+}
+static void send_issue(view *v) { send_each(v, 0); }
+static void send_complete(view *v) { send_each(v, 1); }
+
+/* ---- Reader: shards; or partials of the own tile, then (twoshot) finished tiles --------------------- */
+
+static int read_steps(const view *v) { return call_now(v)->op == TWOSHOT ? 2 : 1; }
+
+/* Ranks whose tiles the reader's next step takes. */
+static u8 read_from(const view *v)
+{
+  u8 owners = (u8)((1 << call_now(v)->rows) - 1);
+  if (call_now(v)->op == COPIES || v->me->seen == 1) return owners & peers_of(v);
+  return has_rows(v, v->r) ? peers_of(v) : 0;
+}
+static int read_slot(const view *v, u8 epoch)
+{
+  return v->run->mutant == MUTANT_SLOT_BY_EPOCH ? (epoch - 1) & 1 : call_now(v)->slot;
+}
+static void read_settle(view *v)
+{
+  while (v->me->seen < read_steps(v) && read_from(v) == 0) ++v->me->seen;
+}
+
+static u8 read_word(const view *v, int from, u8 epoch)
+{
+  const rank *me = v->me;
+  int half = signal_half(v, epoch), at = place(v, call_now(v), from);
+  if (call_now(v)->op == COPIES) return me->shard[read_slot(v, epoch)][from];
+  return me->seen == 1 ? me->result_signal[half][at] : me->partial_signal[half][at];
+}
+
+u8 tiles_missing(const view *v)
+{
+  u8 missing = 0, epoch = v->me->block_epoch[reader_block(v)];
+  if (!inside(v, reader_block(v)) || v->me->seen >= read_steps(v)) return 0;
+  if (v->run->mutant == MUTANT_RESULT_WITHOUT_WAIT && v->me->seen == 1) return 0;
+  for (int p = 0; p < v->run->world; ++p)
+    if ((read_from(v) >> p & 1) && !reached(v, read_word(v, p, epoch), epoch))
+      missing |= (u8)(1 << p);
+  return missing;
+}
+
+static int reads(const view *v)
+{
+  return inside(v, reader_block(v)) && v->me->seen < read_steps(v) && tiles_missing(v) == 0;
+}
+static void read_all(view *v)
+{
+  rank *me = v->me;
+  u8 from = read_from(v), epoch = me->block_epoch[reader_block(v)];
+  int half = staging_half(v, epoch);
+  for (int p = 0; p < v->run->world; ++p) {
+    int at = place(v, call_now(v), p);
+    if (!(from >> p & 1)) continue;
+    if (call_now(v)->op == COPIES)
+      read_buffer(v, me->slot[read_slot(v, epoch)][at], epoch, "shard", p);
+    else if (me->seen == 1)
+      read_buffer(v, me->result[half][at], epoch, "finished tile", p);
+    else
+      read_buffer(v, me->partial[half][at], epoch, "partial", p);
+  }
+  ++me->seen;
+  read_settle(v);
+}
+
+/* A wait of the reader found the abort: its tiles are worthless. */
+static int read_aborts(const view *v)
+{
+  return v->me->abort && v->run->mutant != MUTANT_DEAF_WAIT && tiles_missing(v) != 0;
+}
+static void read_abort(view *v)
+{
+  v->me->dead = 1;
+  v->me->bad = INCOMPLETE;
+  v->me->seen = (u8)read_steps(v);
+}
+
+/* ---- Herald -------------------------------------------------------------------------------------- */
+
+static void post_one(view *v, int to)
+{
+  rank *there = rank_at(v, to);
+  u8 epoch = v->me->block_epoch[0], bit = (u8)(1 << to);
+  int half = header_half(v, epoch);
+  int split = v->run->mutant == MUTANT_EPOCH_BEFORE_FINGERPRINT;
+  if (!split || !(v->me->posted_half & bit)) {
+    put_word(v, to, &there->header_epoch[half][v->r], epoch, "header");
+    v->me->posted_half |= bit;
+    if (split) return;
+  }
+  put_buffer(v, to, &there->header_print[half][v->r], call_now(v)->print);
+  v->me->posted |= bit;
+}
+
+static int posts(const view *v)
+{
+  return inside(v, 0) && !(v->me->posted >> v->peer & 1) &&
+         (v->run->scenario->fine || v->me->posted == 0);
+}
+static void post(view *v)
+{
+  if (v->run->scenario->fine) {
+    post_one(v, v->peer);
+    return;
+  }
+  for (int p = 0; p < v->run->world; ++p)
+    if (p != v->r) post_one(v, p);
+}
+static int post_whom(const view *v) { return v->run->scenario->fine ? v->peer : -1; }
+
+static int header_arrived(const view *v, int p)
+{
+  u8 epoch = v->me->block_epoch[0];
+  return reached(v, v->me->header_epoch[header_half(v, epoch)][p], epoch);
+}
+static int header_differs(const view *v, int p)
+{
+  u8 epoch = v->me->block_epoch[0];
+  int half = header_half(v, epoch);
+  return v->me->header_epoch[half][p] != epoch ||
+         v->me->header_print[half][p] != call_now(v)->print;
+}
+/* A peer whose header is here and says something else, or -1. Its lane has posted, so it looks. */
+static int header_wrong(const view *v)
+{
+  for (int p = 0; p < v->run->world; ++p)
+    if ((v->me->posted >> p & 1) && header_arrived(v, p) && header_differs(v, p)) return p;
+  return -1;
+}
+
+u8 headers_missing(const view *v)
+{
+  u8 missing = 0;
+  mutant m = v->run->mutant;
+  if (!inside(v, 0) || v->me->compared || v->me->posted != peers_of(v)) return 0;
+  if (m == MUTANT_NOBODY_WAITS_FOR_HEADERS) return 0;
+  if (m == MUTANT_EMPTY_RANK_WAITS_FOR_NO_HEADER && !has_rows(v, v->r)) return 0;
+  for (int p = 0; p < v->run->world; ++p)
+    if (p != v->r && !header_arrived(v, p)) missing |= (u8)(1 << p);
+  return missing;
+}
+
+/* A lane that finds its peer's header right does nothing that others see: the last one stands for all. */
+static int compares(const view *v)
+{
+  if (!inside(v, 0) || v->me->compared) return 0;
+  if (header_wrong(v) >= 0) return 1;
+  return v->me->posted == peers_of(v) && headers_missing(v) == 0;
+}
+static void compare(view *v)
+{
+  int wrong = header_wrong(v), cause = 0;
+  v->me->compared = 1;
+  if (wrong < 0) return;
+  for (int p = 0; p < v->run->world; ++p)
+    cause |= v->run->script[p].at[v->me->call].what != call_now(v)->what;
+  if (!cause && !v->s->raised)
+    fail_run(v, FALSE_ALARM, "rank %d in call %d takes the header of rank %d for another call's",
+             v->r, v->me->call + 1, wrong);
+  v->me->bad = INCOMPLETE;
+  raise_fault(v);
+}
+
+static int compare_aborts(const view *v)
+{
+  return v->me->abort && v->run->mutant != MUTANT_DEAF_WAIT && headers_missing(v) != 0;
+}
+static void compare_abort(view *v)
+{
+  v->me->compared = 1;
+  v->me->bad = INCOMPLETE;
+}
+
+/* ---- Blocks -------------------------------------------------------------------------------------- */
+
+/* Two buffers suffice because of this: who begins a call finds every peer at most one call behind. */
+static void look_round(view *v)
+{
+  for (int p = 0; p < v->run->world; ++p) {
+    int ahead = v->me->call - rank_at(v, p)->call;
+    if (rank_at(v, p)->stopped) continue;
+    if (ahead > v->run->furthest) v->run->furthest = ahead;
+    if (ahead > 1 && v->run->mutant == MUTANT_NONE)
+      fail_run(v, AHEAD, "rank %d begins call %d while rank %d is in call %d", v->r,
+               v->me->call + 1, p, rank_at(v, p)->call + 1);
+  }
+}
+
+static void enter(view *v, int block)
+{
+  rank *me = v->me;
+  me->block[block] = INSIDE;
+  me->block_epoch[block] = (u8)(me->epoch + 1);
+  if (me->abort && v->run->mutant != MUTANT_ENTRY_IGNORES_ABORT) {
+    me->block[block] = GONE;
+    me->reported = 1;
+  } else {
+    look_round(v);
+  }
+  if (block == sender_block(v)) send_settle(v);
+  if (block == reader_block(v)) read_settle(v);
+  if (me->block[block] == GONE && me->block[!block] >= LEFT) kernel_end(v);
+}
+
+/* Blocks enter at once where nothing can tell: no faults, no doubt about the epoch. */
+void kernel_begin(view *v)
+{
+  v->me->at = AT_KERNEL;
+  if (v->run->scenario->fine) return;
+  enter(v, 0);
+  enter(v, 1);
+}
+
+static int block_0_enters(const view *v)
+{
+  return v->me->at == AT_KERNEL && v->me->block[0] == OUTSIDE;
+}
+static int block_1_enters(const view *v)
+{
+  if (v->run->scenario->one_block && v->me->block[0] < LEFT) return 0;
+  return v->me->at == AT_KERNEL && v->me->block[1] == OUTSIDE;
+}
+static void block_0_enter(view *v) { enter(v, 0); }
+static void block_1_enter(view *v) { enter(v, 1); }
+
+static void send_done(view *v, u8 epoch)
+{
+  for (int p = 0; p < v->run->world && call_now(v)->op == COPIES; ++p)
+    if (p != v->r) put_word(v, p, &rank_at(v, p)->done[v->r], epoch, "done");
+}
+
+static void ends_well(view *v)
+{
+  rank *me = v->me;
+  ++me->well;
+  if (me->bad)
+    fail_run(v, (property)me->bad, "rank %d ends call %d well, and its result is wrong: %s", v->r,
+             me->call + 1, property_text((property)me->bad));
+  for (int p = 0; p < v->run->world; ++p)
+    if (v->run->script[p].at[me->call].what != call_now(v)->what)
+      fail_run(v, MISMATCH, "rank %d ends call %d well; rank %d launched something else", v->r,
+               me->call + 1, p);
+  if (me->reported)
+    fail_run(v, NOT_STICKY, "rank %d ends call %d well after it has reported a fault", v->r,
+             me->call + 1);
+}
+
+static void close_call(view *v, u8 epoch)
+{
+  rank *me = v->me;
+  if (me->abort && v->run->mutant != MUTANT_BLIND_LAST_BLOCK) {
+    if (v->run->mutant != MUTANT_MUTE_LAST_BLOCK) me->reported = 1;
+    if (v->run->mutant == MUTANT_ABORT_NOT_STICKY) me->abort = 0;
+  } else {
+    if (v->run->mutant != MUTANT_DONE_BY_FIRST_BLOCK) send_done(v, epoch);
+    ends_well(v);
+  }
+  if (v->run->mutant != MUTANT_EPOCH_BY_FIRST_BLOCK) me->epoch = epoch;
+}
+
+static int roles_done(const view *v, int block)
+{
+  const rank *me = v->me;
+  if (block == 0 && (me->posted != peers_of(v) || !me->compared)) return 0;
+  if (block == sender_block(v) && me->sent < send_steps(v)) return 0;
+  return block != reader_block(v) || me->seen >= read_steps(v);
+}
+
+/* What a kernel has raised is under way no longer than the kernel. */
+static int leaves(const view *v, int block)
+{
+  return inside(v, block) && roles_done(v, block) && v->me->raising == 0;
+}
+static void leave(view *v, int block)
+{
+  rank *me = v->me;
+  u8 other = me->block[!block], epoch = me->block_epoch[block];
+  me->block[block] = LEFT;
+  if (other != LEFT && v->run->mutant == MUTANT_EPOCH_BY_FIRST_BLOCK) me->epoch = epoch;
+  if (other != LEFT && v->run->mutant == MUTANT_DONE_BY_FIRST_BLOCK) send_done(v, epoch);
+  if (other == LEFT) close_call(v, epoch);
+  if (other >= LEFT) kernel_end(v);
+}
+static int block_0_leaves(const view *v)
+{
+  return leaves(v, 0) && (v->run->scenario->fine || leaves(v, 1));
+}
+static int block_1_leaves(const view *v) { return v->run->scenario->fine && leaves(v, 1); }
+static void block_0_leave(view *v)
+{
+  leave(v, 0);
+  if (!v->run->scenario->fine) leave(v, 1);
+}
+static void block_1_leave(view *v) { leave(v, 1); }
+
+rule_list kernel_rules(void)
+{
+  static const rule rules[] = {
+      {"block 0", "enters and reads the epoch", 0, 0, 0, block_0_enters, block_0_enter, NULL},
+      {"block 1", "enters and reads the epoch", 0, 0, 0, block_1_enters, block_1_enter, NULL},
+      {"herald", "header", 1, 0, 0, posts, post, post_whom},
+      {"herald", "headers have arrived and are compared", 0, 0, 0, compares, compare, NULL},
+      {"herald", "sees the abort word and leaves", 0, 0, 0, compare_aborts, compare_abort, NULL},
+      {"sender", "tile on its way", 0, 0, 0, send_issues, send_issue, send_whom},
+      {"sender", "tile complete, then its signal", 0, 0, 0, send_completes, send_complete,
+       send_whom},
+      {"reader", "signals have arrived: reads the peers' tiles", 0, 0, 0, reads, read_all, NULL},
+      {"reader", "sees the abort word and leaves", 0, 0, 0, read_aborts, read_abort, NULL},
+      {"block 0", "leaves", 0, 0, 0, block_0_leaves, block_0_leave, NULL},
+      {"block 1", "leaves", 0, 0, 0, block_1_leaves, block_1_leave, NULL},
+  };
+  return (rule_list){rules, sizeof rules / sizeof *rules};
+}
