@@ -41,6 +41,7 @@ local function view(v)
     cluster_m = cluster[1], cluster_n = cluster[2], stages = v.stages or 0,
     box_a = d.box_a or 0, box_b = d.box_b or 0, box_c = d.box_c or 0, box_n = d.box_n or 0,
     threads = d.threads or 0, smem = d.smem or 0, cooperative = d.cooperative or false,
+    overlap = d.overlap or false,
     params = d.params or {}, requires = requires,
   }
 end

@@ -64,7 +64,10 @@ local function family_points(key, family, yield)
         local v = start()
         v.kind, v.comm = "fused", comm
         for i, axis in ipairs(axes) do v[axis[1]] = chosen[i] end
-        local parts = { table.unpack(knobs, 1, #axes) }
+        local parts = {}
+      for i = 1, #axes do
+        if knobs[i] ~= "" then parts[#parts + 1] = knobs[i] end
+      end
         if comm ~= "none" then parts[#parts + 1] = comm end
         if yield(finish(v, family, parts)) then return true end
       end

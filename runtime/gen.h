@@ -28,11 +28,10 @@ typedef struct tml_gen tml_gen;
 /* Kernel parameters: declared in gen/params.lua, supplied by the launcher (struct tml_values in
  * plan.h has one field per name). X(name, C type). */
 #define TML_PARAM_MAP(X)                                                                          \
-  X(map_a, tml_map_table) /* ag_gemm: [s] shard s of A; else [0] */                               \
-  X(map_b, tml_map_table) /* [0] */                                                               \
-  X(map_c, tml_map_table) /* ag_gemm, gemm_ar: [s] rows of shard s of C; else [0] */              \
-  X(map_in,                                                                                       \
-    tml_map_table) /* own staging, as read: [0] partials; gemm_ar: [1 + s] rows of shard s */     \
+  X(map_a, tml_map_table)   /* ag_gemm: [s] shard s of A; else [0] */                             \
+  X(map_b, tml_map_table)   /* [0] */                                                             \
+  X(map_c, tml_map_table)   /* ag_gemm, gemm_ar: [s] rows of shard s of C; else [0] */            \
+  X(map_in, tml_map_table)  /* own staging: [0] partials; gemm_ar: [1 + s] rows of shard s */     \
   X(map_out, tml_map_table) /* [d] staging of rank d, as the storer writes partials of owner d */ \
   X(map_fin, tml_map_table) /* [d] staging of rank d, where this rank's finished rows go */       \
   X(bias, uint64_t)                                                                               \
@@ -91,6 +90,7 @@ typedef struct tml_variant {
   int threads;
   int smem;        /* dynamic bytes */
   int cooperative; /* launch with the cooperative attribute */
+  int overlap;     /* its blocks may start before the stream's previous kernel has ended: it waits itself */
   int param_count;
   tml_param params[TML_PARAM_COUNT]; /* in signature order */
   int requires_count;

@@ -145,6 +145,9 @@ void gen_read_variant(lua_State *lua, int index, tml_variant *out)
   lua_getfield(lua, index, "cooperative");
   out->cooperative = lua_toboolean(lua, -1);
   lua_pop(lua, 1);
+  lua_getfield(lua, index, "overlap");
+  out->overlap = lua_toboolean(lua, -1);
+  lua_pop(lua, 1);
   read_params(lua, index, out);
   read_requires(lua, index, out);
 }

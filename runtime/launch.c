@@ -111,7 +111,15 @@ tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream)
 static tml_status enqueue(const tml_api *api, const tml_kernel *kernel, unsigned grid,
                           void *const *params, CUstream stream)
 {
-  CUlaunchAttribute attribute = {.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE, .value.cooperative = 1};
+  CUlaunchAttribute attributes[2];
+  unsigned count = 0;
+  if (kernel->variant.cooperative)
+    attributes[count++] =
+        (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE, .value.cooperative = 1};
+  if (kernel->variant.overlap)
+    attributes[count++] =
+        (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                            .value.programmaticStreamSerializationAllowed = 1};
   CUlaunchConfig config = {.gridDimX = grid,
                            .gridDimY = 1,
                            .gridDimZ = 1,
@@ -120,8 +128,8 @@ static tml_status enqueue(const tml_api *api, const tml_kernel *kernel, unsigned
                            .blockDimZ = 1,
                            .sharedMemBytes = (unsigned)kernel->variant.smem,
                            .hStream = stream,
-                           .attrs = &attribute,
-                           .numAttrs = kernel->variant.cooperative ? 1 : 0};
+                           .attrs = attributes,
+                           .numAttrs = count};
   return CU(api, cuLaunchKernelEx, (&config, kernel->function, (void **)(uintptr_t)params, NULL));
 }
 

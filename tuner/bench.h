@@ -13,6 +13,7 @@ typedef struct bench_row {
   /* Microseconds; NAN where a column does not apply, INFINITY where it failed. lt: cuBLASLt alone;
    * unfused: cuBLASLt with NCCL; own_us: the own GEMM, with NCCL for collectives. */
   double us, lt_us, unfused_us, own_us, bound_us, mhz;
+  double host_us; /* of one launch on the host, median */
 } bench_row;
 
 typedef struct bench_facts {

@@ -1,6 +1,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../runtime/status.h"
@@ -8,6 +9,7 @@
 #include "calls.h"
 #include "clock.h"
 #include "space.h"
+#include "stats.h"
 
 enum { PICK, LT, UNFUSED, OWN, COLUMNS };
 
@@ -128,6 +130,22 @@ static tml_status see_clock(run *b, const regime *how, double *mhz)
   return rig_wait(b->r, 10);
 }
 
+/* What one launch costs the host: eager calls, each timed by itself, median. */
+static tml_status see_host(run *b, double *us)
+{
+  enum { LAUNCHES = 31 };
+  double each[LAUNCHES];
+  for (int i = 0; i < LAUNCHES; i++) {
+    struct timespec from, to;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    TRY(calls_run(&b->calls[PICK], i));
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    each[i] = (double)(to.tv_sec - from.tv_sec) * 1e6 + (double)(to.tv_nsec - from.tv_nsec) * 1e-3;
+  }
+  *us = stats_median(each, LAUNCHES);
+  return rig_wait(b->r, 10);
+}
+
 /* No schedule is faster than the GEMM alone, nor than its bytes over the link. */
 static double bound_of(const tml_problem *p, double lt_us, double link_gbs)
 {
@@ -156,6 +174,7 @@ static tml_status measure_regimes(run *b, const tml_problem *p, const regime *re
     row->own_us = b->columns[OWN].us;
     row->bound_us = bound_of(p, row->lt_us, link_gbs);
     TRY(vote(b, see_clock(b, &regimes[i], &row->mhz), "replays for the clock"));
+    TRY(vote(b, see_host(b, &row->host_us), "launches for the host's cost"));
   }
   return TML_OK;
 }

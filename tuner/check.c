@@ -6,6 +6,7 @@
 
 #include "../runtime/status.h"
 #include "commands.h"
+#include "device.h"
 #include "progress.h"
 #include "space.h"
 
@@ -62,6 +63,27 @@ static tml_status run_variant(tally *n, rig *r, const check_options *o, const tm
                   variant ? variant : "");
 }
 
+/* One of the fused variants; all ranks find the same, and over problems and seeds all get their turn. */
+static tml_status run_rotated(tally *n, rig *r, const check_options *o, const tml_problem *p,
+                              size_t turn)
+{
+  space points = {0};
+  size_t fused = 0, at;
+  tml_problem real = *p;
+  if (real.m == 0) real.m = 64;
+  TRY(space_of_problem(r->gen, &real, r->ctx->arch, "*", 0, &points));
+  for (size_t i = 0; i < points.count; i++) fused += points.at[i].variant.kind == TML_KIND_FUSED;
+  at = fused ? turn % fused : 0;
+  tml_status status = TML_OK;
+  for (size_t i = 0; i < points.count; i++) {
+    if (points.at[i].variant.kind != TML_KIND_FUSED || at--) continue;
+    status = run_variant(n, r, o, p, points.at[i].variant.name);
+    break;
+  }
+  space_free(&points);
+  return status;
+}
+
 static tml_status run_problem(tally *n, rig *r, const check_options *o, const tml_problem *p)
 {
   space points = {0};
@@ -74,17 +96,19 @@ static tml_status run_problem(tally *n, rig *r, const check_options *o, const tm
   return status;
 }
 
-static int finish(const check_options *o, tally *n, const rig *r, const char *graphs)
+static int finish(const check_options *o, tally *n, const rig *r, const char *graphs,
+                  const char *copies)
 {
   int code = CLI_OK;
   if (r->rank != 0) return n->failed ? CLI_FAILED : CLI_OK;
   progress_clear(&n->bar);
   if (*graphs) printf("%s\n", graphs);
+  if (*copies) printf("%s\n", copies);
   if (n->passed + n->failed)
     printf("%d passed, %d failed in %.0f s\n", n->passed, n->failed, progress_seconds(&n->bar));
   if (o->json) code = table_write_json(n->rows, o->json, NULL, NULL);
   if (n->failed) code = cli_fail("%d of %d checks failed", n->failed, n->passed + n->failed);
-  if (!*graphs && n->passed + n->failed == 0)
+  if (!*graphs && !*copies && n->passed + n->failed == 0)
     code = cli_fail("nothing was checked: no variant matches \"%s\"", o->glob ? o->glob : "");
   return code;
 }
@@ -94,7 +118,7 @@ static int rank_main(const ranks_env *env, void *user)
   const check_options *o = user;
   rig r;
   tally n = {0};
-  char graphs[200] = "";
+  char graphs[200] = "", copies[200] = "";
   tml_status status = rig_open(&r, env, &o->rig);
   if (status != TML_OK) return rig_fail(env, status, "check");
   if (o->inject) return check_inject(&r, o);
@@ -104,11 +128,13 @@ static int rank_main(const ranks_env *env, void *user)
     char text[PROBLEM_TEXT_BYTES];
     tml_problem_print(&o->list.at[i], text, sizeof text);
     if (n.bar.tty) progress_step(&n.bar, (int)i, (int)o->list.count, "%s", text);
-    status = run_problem(&n, &r, o, &o->list.at[i]);
+    status = o->rotate ? run_rotated(&n, &r, o, &o->list.at[i], (size_t)o->rotate + i)
+                       : run_problem(&n, &r, o, &o->list.at[i]);
   }
   if (status == TML_OK && o->graphs) status = check_graphs(&r, o->graphs, graphs, sizeof graphs);
+  if (status == TML_OK && o->copies) status = check_copies(&r, copies, sizeof copies);
   progress_clear(&n.bar);
-  int code = status == TML_OK ? finish(o, &n, &r, graphs) : rig_fail(env, status, "check");
+  int code = status == TML_OK ? finish(o, &n, &r, graphs, copies) : rig_fail(env, status, "check");
   table_free(n.rows);
   rig_close(&r, status == TML_OK);
   return code;
@@ -117,7 +143,11 @@ static int rank_main(const ranks_env *env, void *user)
 /* What to check, once the world is known. */
 static int choose_problems(check_options *o, int world, int suite)
 {
-  if (suite) problems_suite(&o->list, world);
+  if (suite && device_emulated())
+    problems_suite_small(&o->list, world);
+  else if (suite)
+    problems_suite(&o->list, world);
+  o->rotate = suite && device_emulated() ? 7 * world : 0;
   if (o->inject && o->list.count == 0) {
     tml_problem p = {
         .size = sizeof p, .op = TML_GEMM_AR, .world = world, .m = 512, .n = 1024, .k = 512};
@@ -135,6 +165,22 @@ static int choose_problems(check_options *o, int world, int suite)
   return CLI_OK;
 }
 
+/* Once; on the emulator so often as there are seeds, each with a machine of its own. */
+static int run_seeds(check_options *o, const ranks_options *how, const ranks_machine *machine)
+{
+  int first = o->rig.seed > 0 ? o->rig.seed : 1;
+  for (int i = 0; i < (device_emulated() ? o->seeds : 1); i++) {
+    int code = i == 0 ? CLI_OK : device_choose("check", o->rig.device, o->rig.world, first + i);
+    if (code) return code;
+    code = ranks_run(how, machine, rank_main, o);
+    if (o->rotate) o->rotate += (int)o->list.count + 1;
+    size_t reports = device_reports();
+    if (reports) return cli_fail("seed %d: the emulator reports %zu hazards", first + i, reports);
+    if (code) return device_emulated() ? cli_fail("seed %d failed", first + i) : code;
+  }
+  return CLI_OK;
+}
+
 static int run(check_options *o, int suite)
 {
   ranks_machine machine;
@@ -146,25 +192,32 @@ static int run(check_options *o, int suite)
   int code = choose_problems(o, world, suite);
   if (code) return code;
   if (o->inject && strcmp(o->inject, "absent") == 0) how.absent = o->victim;
-  return ranks_run(&how, &machine, rank_main, o);
+  return run_seeds(o, &how, &machine);
 }
 
 int cmd_check(int argc, char **argv)
 {
-  check_options o = {.reps = 50, .victim = -1};
+  check_options o = {.victim = -1, .seeds = 1};
   const char *file = NULL;
   int suite = 0, graphs = 0;
   const cli_option options[] = {
       {"--problems", "-p", CLI_TEXT, &file, "FILE", "one problem a line, # starts a comment"},
       {"--suite", NULL, CLI_FLAG, &suite, NULL,
-       "the built-in suite: all ops of this world, both types, m from 0 to 4096, n and k down to "
+       "the built-in suite (on the emulator small, with fused variants in turn): all ops of this "
+       "world, both types, m from 0 to 4096, n and k down to "
        "8"},
       {"--variants", NULL, CLI_TEXT, &o.glob, "GLOB",
        "check every variant that matches and serves the problem, not only the pick"},
-      {"--reps", NULL, CLI_INT, &o.reps, "N", "repetitions that must give equal bits; default 50"},
+      {"--reps", NULL, CLI_INT, &o.reps, "N",
+       "repetitions that must give equal bits; default 50, on the emulator 2"},
+      {"--seeds", NULL, CLI_INT, &o.seeds, "N",
+       "with --device emu: schedules to try, from --seed on; default 1"},
       {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
        "200 replays of captured graphs of mixed ops with changing inputs, against eager calls"},
       {"--json", NULL, CLI_TEXT, &o.json, "FILE", "write the table as JSON"},
+      {"--copies", NULL, CLI_FLAG, &o.copies, NULL,
+       "copies between GPUs and their signals make progress beside a grid that waits for them on "
+       "every SM"},
       {"--inject", NULL, CLI_TEXT, &o.inject, "FAULT",
        "one rank misbehaves, the others must name it: die:before-first, die:between, die:inside "
        "(SIGKILL), absent (never started), mismatch:m, mismatch:n, mismatch:op"},
@@ -193,12 +246,15 @@ int cmd_check(int argc, char **argv)
   if (code) return code == CLI_HELP ? CLI_OK : code;
   o.graphs = graphs ? 200 : 0;
   code = rig_check_options("check", &o.rig);
+  if (!o.reps) o.reps = device_emulated() ? 2 : 50;
+  if (!code && o.seeds < 1) code = cli_usage("check", "--seeds %d: at least 1", o.seeds);
   if (!code && o.reps < 1) code = cli_usage("check", "--reps %d: at least 1", o.reps);
   if (!code && o.inject && !check_inject_known(o.inject))
     code = cli_usage("check", "--inject %s is not a fault that can be injected", o.inject);
   if (!code) code = problems_read(&o.list, "check", &operands, file);
-  if (!code && !suite && !graphs && !o.inject && o.list.count == 0)
-    code = cli_usage("check", "say what to check: problems, --problems FILE, --suite or --graphs");
+  if (!code && !suite && !graphs && !o.copies && !o.inject && o.list.count == 0)
+    code = cli_usage("check", "say what to check: problems, --problems FILE, --suite, "
+                              "--graphs or --copies");
   if (!code) code = run(&o, suite);
   problems_free(&o.list);
   free(operands.at);

@@ -10,7 +10,8 @@ typedef struct check_options {
   rig_options rig;
   problems list;
   const char *glob, *json, *inject;
-  int reps, graphs, victim;
+  int reps, graphs, copies, victim, seeds;
+  int rotate; /* instead of the pick: one of the fused variants, another one each time; counts up */
 } check_options;
 
 typedef struct check_result {
@@ -29,6 +30,8 @@ tml_status check_one(rig *r, const tml_problem *problem, const char *variant, in
 /* 200 replays of two graphs of mixed ops, with an odd and an even number of calls, against
  * eager. */
 tml_status check_graphs(rig *r, int replays, char *summary, size_t bytes);
+/* Copies and their signals pass a grid that waits for them on every SM. */
+tml_status check_copies(rig *r, char *summary, size_t bytes);
 /* Fault injection: what the options' `inject` says, done by the victim. Returns the exit code. */
 int check_inject(rig *r, const check_options *o);
 int check_inject_known(const char *what);

@@ -4,6 +4,7 @@
 
 #include "../runtime/status.h"
 #include "data.h"
+#include "device.h"
 
 /* Which rows of the output are compared. */
 typedef struct rows {
@@ -46,6 +47,7 @@ static tml_status add_product(const job *j, CUdeviceptr a, CUdeviceptr b, int64_
   v.row0 = (int32_t)row0;
   v.row_step = (int32_t)j->rows.step;
   v.flags = accumulate;
+  if (device_emulated()) return data_host_reference(j->r, p->dtype, &v);
   return tml_launch_aux(j->r->ctx, j->r->reference[p->dtype], &v,
                         blocks > 65535 ? 65535 : (unsigned)blocks, j->r->stream);
 }
@@ -105,7 +107,7 @@ static float from_half(uint16_t h)
   return value;
 }
 
-static float to_float(tml_dtype dtype, uint16_t bits)
+float data_to_float(tml_dtype dtype, uint16_t bits)
 {
   uint32_t wide = (uint32_t)bits << 16;
   float value;
@@ -130,8 +132,8 @@ static void sum_errors(const job *j, const uint16_t *c, const float *sum, const 
     const uint16_t *got = c + i * j->rows.step * p->n;
     const float *want = sum + i * p->n;
     for (int64_t x = 0; x < p->n; x++) {
-      double w = (double)want[x] + (bias ? (double)to_float(p->dtype, bias[x]) : 0);
-      double e = (double)to_float(p->dtype, got[x]) - w;
+      double w = (double)want[x] + (bias ? (double)data_to_float(p->dtype, bias[x]) : 0);
+      double e = (double)data_to_float(p->dtype, got[x]) - w;
       wrong += e * e;
       right += w * w;
     }

@@ -9,10 +9,11 @@
 #include "../runtime/status.h"
 #include "cli.h"
 #include "commands.h"
+#include "device.h"
 #include "table.h"
 
 typedef struct doctor_options {
-  const char *bank, *json;
+  const char *bank, *json, *device;
 } doctor_options;
 
 static const table_column columns[] = {
@@ -174,6 +175,7 @@ int cmd_doctor(int argc, char **argv)
       {"--bank", "-b", CLI_TEXT, &o.bank, "FILE", "also verify this bank; default: $TIDEMILL_BANK"},
       {"--json", NULL, CLI_TEXT, &o.json, "FILE",
        "write the table as JSON; - is the standard output"},
+      {"--device", NULL, CLI_TEXT, &o.device, "KIND", "gpu, or emu: the emulator; default gpu"},
   };
   const cli_command command = {"doctor",
                                "",
@@ -189,7 +191,9 @@ int cmd_doctor(int argc, char **argv)
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
   if (!o.bank) o.bank = getenv("TIDEMILL_BANK");
-  const tml_api *api = tml_api_open();
+  code = device_choose("doctor", o.device, 0, 0);
+  if (code) return code;
+  const tml_api *api = device_api();
   table *t = table_create(columns, (int)(sizeof columns / sizeof *columns));
   line(t, "tidemill", "ok", "%s", TML_VERSION);
   see_driver(t, api);

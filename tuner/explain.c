@@ -262,6 +262,7 @@ static void add_fields(table *t, const tml_variant *v)
   field(t, "threads", "%d", v->threads);
   field(t, "dynamic shared bytes", "%d", v->smem);
   field(t, "cooperative launch", "%s", v->cooperative ? "yes" : "no");
+  field(t, "programmatic launch", "%s", v->overlap ? "yes" : "no");
   for (int i = 0; i < v->param_count && at < sizeof list; i++)
     at +=
         (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", params[v->params[i]]);

@@ -9,6 +9,7 @@
 #include "../runtime/rtc.h"
 #include "../runtime/status.h"
 #include "cli.h"
+#include "device.h"
 #include "progress.h"
 
 typedef struct forge {
@@ -192,7 +193,7 @@ static tml_status name_compiler(forge *f)
 tml_status forge_run(const forge_list *list, const char *path, const char *source_dir, int threads,
                      int silent, forge_result *out)
 {
-  forge f = {.list = list, .source_dir = source_dir, .api = tml_api_open(), .out = out};
+  forge f = {.list = list, .source_dir = source_dir, .api = device_api(), .out = out};
   memset(out, 0, sizeof *out);
   out->total = (int)list->count;
   TRY(name_compiler(&f));

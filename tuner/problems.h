@@ -24,6 +24,8 @@ size_t problems_keep_world(problems *list, int world);
 void problems_gemm_first(problems *list, int add);
 /* The built-in suite of `check`: every op of this world x both dtypes x rows from 0 to 4096. */
 void problems_suite(problems *list, int world);
+/* A suite for the emulator: every op of this world and both types, at shapes of few tiles. */
+void problems_suite_small(problems *list, int world);
 /* The GEMM that one rank runs for this problem. */
 tml_problem problems_gemm_of(const tml_problem *problem);
 int problems_same(const tml_problem *a, const tml_problem *b);

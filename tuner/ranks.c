@@ -11,7 +11,9 @@
 #include <unistd.h>
 
 #include "../runtime/api.h"
+#include "../runtime/emu/emu.h"
 #include "cli.h"
+#include "device.h"
 #include "progress.h"
 
 #define GRACE_S 5.0 /* beyond the time-out, before stragglers are killed */
@@ -42,7 +44,7 @@ const char *ranks_command_text(void) { return command_text; }
 
 static void probe_device(ranks_machine *out)
 {
-  const tml_api *api = tml_api_open();
+  const tml_api *api = device_api();
   CUdevice device;
   int major = 0, minor = 0;
   tml_status status;
@@ -78,6 +80,10 @@ void ranks_probe(ranks_machine *out)
 {
   int ends[2];
   memset(out, 0, sizeof *out);
+  if (device_emulated()) {
+    probe_device(out);
+    return;
+  }
   snprintf(out->why, sizeof out->why, "the process that looked for GPUs died");
   fflush(NULL);
   if (pipe(ends) != 0) return;
@@ -259,6 +265,43 @@ int ranks_start(const ranks_options *options, int world, ranks_main main, void *
   return reap(pids, world, options->timeout_s);
 }
 
+typedef struct ranks_threads {
+  ranks_env env[TML_MAX_WORLD];
+  int absent;
+  ranks_main main;
+  void *user;
+} ranks_threads;
+
+static int thread_main(void *user, int rank)
+{
+  ranks_threads *all = user;
+  return rank == all->absent ? CLI_OK : all->main(&all->env[rank], all->user);
+}
+
+/* Emulated ranks are threads: they share one machine. */
+static int start_threads(const ranks_options *options, int world, ranks_main main, void *user)
+{
+  ranks_threads all = {.absent = options->absent, .main = main, .user = user};
+  int port, listener = rdv_listen_any(&port);
+  uint64_t token = random_token();
+  if (listener < 0) return cli_fail_status(TML_IO, "cannot start ranks");
+  for (int r = 0; r < world; r++) {
+    ranks_env *env = &all.env[r];
+    *env = (ranks_env){.address = "127.0.0.1", .device = r};
+    env->meet = (rdv){.rank = r,
+                      .world = world,
+                      .port = port,
+                      .listener = r == 0 ? listener : -1,
+                      .token = token,
+                      .command = command_hash,
+                      .timeout_s = options->timeout_s};
+    env->meet.address = env->address;
+  }
+  int failed = tml_emu_run_ranks(world, thread_main, &all);
+  if (options->absent == 0) close(listener);
+  return failed ? CLI_FAILED : CLI_OK;
+}
+
 int ranks_world(const ranks_options *options, const ranks_machine *machine)
 {
   int rank, world, local;
@@ -288,5 +331,6 @@ int ranks_run(const ranks_options *options, const ranks_machine *machine, ranks_
         "a world of %d needs %d GPUs, but this machine shows %d; use --world %d or fewer, or "
         "look at CUDA_VISIBLE_DEVICES",
         world, world, machine->devices, machine->devices);
+  if (device_emulated()) return start_threads(options, world, main, user);
   return ranks_start(options, world, main, user);
 }

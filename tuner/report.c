@@ -24,6 +24,7 @@ const table_column bench_columns[] = {
     {"bound", "bound_us", 'f', 1, 8},
     {"E %", "efficiency", 'f', 0, 5},
     {"MHz", "sm_mhz", 'd', 0, 5},
+    {"host", "host_us", 'f', 1, 5},
     {"variant", "variant", 's', 0, 0},
     {NULL, "own_gemm", 's', 0, 0},
 };
@@ -54,6 +55,7 @@ void bench_add_row(table *t, const bench_row *r)
   table_real(t, r->bound_us);
   table_real(t, efficiency(r));
   table_real(t, r->mhz);
+  table_real(t, r->host_us);
   table_text(t, r->variant);
   table_text(t, r->own);
   table_end_row(t);

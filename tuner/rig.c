@@ -8,6 +8,7 @@
 
 #include "../runtime/status.h"
 #include "data.h"
+#include "device.h"
 #include "progress.h"
 
 int rig_check_options(const char *command, rig_options *options)
@@ -18,7 +19,7 @@ int rig_check_options(const char *command, rig_options *options)
   if (!(options->timeout_s >= 0.1 && options->timeout_s <= 600))
     return cli_usage(command, "--timeout %g: choose 0.1 to 600 seconds", options->timeout_s);
   if (!options->bank) options->bank = getenv("TIDEMILL_BANK");
-  return CLI_OK;
+  return device_choose(command, options->device, options->world, options->seed);
 }
 
 static void log_line(void *user, tml_log_level level, const char *line)
@@ -37,7 +38,7 @@ static tml_status open_context(rig *r, const rig_options *options)
   config.timeout_us = options->timeout_s * 1e6;
   config.log = log_line;
   config.log_user = r;
-  return tml_ctx_create(&r->ctx, &config);
+  return tml_ctx_create_over(&r->ctx, &config, r->api);
 }
 
 static tml_status open_device(rig *r)
@@ -137,6 +138,7 @@ tml_status rig_barrier(rig *r)
 
 tml_status rig_delay(rig *r)
 {
+  if (device_emulated()) return TML_OK; /* its devices stand still while the host enqueues */
   return data_fill_blocks(r, TML_BF16, r->scratch, r->delay_count, 1, 1);
 }
 
@@ -144,6 +146,7 @@ tml_status rig_delay(rig *r)
 static tml_status calibrate_delay(rig *r)
 {
   float ms = 0;
+  if (device_emulated()) return TML_OK;
   r->delay_count = 1 << 16;
   for (int i = 0; i < 3; i++) {
     TRY(CU(r->api, cuEventRecord, (r->start, r->stream)));
@@ -182,7 +185,7 @@ tml_status rig_open(rig *r, const ranks_env *env, const rig_options *options)
 {
   unsigned char blob[RDV_BLOB_BYTES] = {0};
   memset(r, 0, sizeof *r);
-  r->api = tml_api_open();
+  r->api = device_api();
   r->rank = env->meet.rank;
   r->world = env->meet.world;
   r->timeout_s = options->timeout_s;

@@ -10,8 +10,8 @@
 
 /* Options that every command with ranks has. */
 typedef struct rig_options {
-  const char *bank, *source, *force;
-  int world, no_jit, bank_writable;
+  const char *bank, *source, *force, *device;
+  int world, no_jit, bank_writable, seed;
   double timeout_s;
 } rig_options;
 
@@ -23,7 +23,10 @@ typedef struct rig_options {
   {"--timeout", NULL, CLI_REAL, &(o).timeout_s, "SECONDS",                                         \
    "bound of every wait for another rank (0.1 to 600); default 10"},                               \
   {"--source", NULL, CLI_TEXT, &(o).source, "DIR",                                                 \
-   "read gen/ and templates/ from this folder instead of the built-in copies"}
+   "read gen/ and templates/ from this folder instead of the built-in copies"},                    \
+  {"--device", NULL, CLI_TEXT, &(o).device, "KIND",                                                \
+   "gpu, or emu: kernels run on the CPU, ranks are threads; default gpu"},                         \
+  {"--seed", NULL, CLI_INT, &(o).seed, "N", "of the emulator's schedule; default 1"}
 /* clang-format on */
 
 typedef struct rig {

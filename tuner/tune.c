@@ -6,6 +6,7 @@
 
 #include "../runtime/status.h"
 #include "commands.h"
+#include "device.h"
 #include "forge.h"
 #include "progress.h"
 
@@ -144,13 +145,13 @@ static int prepare_bank(const tune_options *o, const ranks_machine *machine, int
   forge_result result;
   tml_gen *gen = NULL;
   char arch[16];
-  tml_status status = tml_gen_open(&gen, o->rig.source, tml_api_open()->isa);
+  tml_status status = tml_gen_open(&gen, o->rig.source, device_api()->isa);
   if (status == TML_OK) status = tml_gen_arch(gen, machine->machine.cc, arch, sizeof arch);
   if (status == TML_OK) status = add_candidates(&list, gen, arch, o, &machine->machine);
   if (status == TML_OK) status = forge_add_aux(&list, gen, arch, world);
   tml_gen_close(gen);
-  if (status == TML_OK && !tml_api_open()->has_nvrtc) {
-    cli_note("only candidates that the bank already has can run: %s", tml_api_open()->why_nvrtc);
+  if (status == TML_OK && !device_api()->has_nvrtc) {
+    cli_note("only candidates that the bank already has can run: %s", device_api()->why_nvrtc);
   } else if (status == TML_OK) {
     status = forge_run(&list, o->rig.bank, o->rig.source, 0, 0, &result);
     if (status == TML_OK && result.failed) cli_note("left out: %s", result.first_error);

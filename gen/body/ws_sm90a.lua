@@ -22,6 +22,9 @@ M.axes = {
   -- Output buffers of each consumer warpgroup. A whole tile's worth lets the warpgroup go on at once
   -- while slow stores (to a peer) drain; two leave room for another stage.
   { "ring", { 2, 3, 4, 5, 10 }, print = function(v) return "r" .. v end },
+  -- How much of partial tiles a rank sends at a time, in units of 64 KB; 0: all at once. Stores that
+  -- wait for the link hold up the loads of their SM, so fewer senders leave the main loops alone.
+  { "window", { 0, 24, 48 }, print = function(v) return v > 0 and "win" .. v or "" end },
 }
 
 -- Parameters of the kernel by communication pattern, in signature order.
@@ -80,6 +83,7 @@ function M.derive(v)
     BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, CL = cm * cn, STAGES = v.stages, GROUP = GROUP,
     CONSUMERS = CONSUMERS, RING = v.ring, SUB = SUB, PART = part_columns(v), pingpong = v.schedule == "pingpong",
     MI = row_blocks(v),
+    WINDOW = v.window * 65536 // (bm * bn * 2), -- blocks that send at a time
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
     producer_regs = 56, consumer_regs = 224, -- of the 168 a thread that the launch bound allows
     -- shared memory, byte offsets
@@ -88,10 +92,11 @@ function M.derive(v)
     at_out_full = bars + 16 * v.stages, at_out_empty = bars + 16 * v.stages + 8 * CONSUMERS * v.ring,
     at_out_ready = bars + 16 * v.stages + 16 * CONSUMERS * v.ring,
     at_turn = bars + 16 * v.stages + 24 * CONSUMERS * v.ring,
-    at_epoch = words, at_gone = words + 8, at_dead = words + 12,
+    at_dead = words,
     -- TMA boxes, rows: each block of a cluster loads its part of what the cluster shares
     box_a = bm // cn, box_b = bn // cm, box_c = SUB, box_n = part_columns(v),
     cooperative = v.comm == "push" or v.comm == "twoshot",
+    overlap = v.comm == "none" or v.comm == "ce",
     params = names, signature = params.signature(names, counts), fields = params.fields(names, counts),
     map_lengths = params.map_lengths(names, counts),
     requires = v.comm == "ce" and { "gate" } or {},
@@ -109,6 +114,8 @@ function M.refuse(v, arch)
   if v.ring ~= 2 and v.ring ~= tile_parts(v) then
     return ("ring: %d is neither 2 nor a whole tile's %d"):format(v.ring, tile_parts(v))
   end
+  if v.window > 0 and v.comm ~= "push" and v.comm ~= "twoshot" then return "window: no partial tiles are sent" end
+  if v.window > 0 and v.ring ~= tile_parts(v) then return "window: needs a ring of a whole tile" end
   local bytes = smem_bytes(v, v.stages, v.ring)
   if bytes > arch.smem then
     return ("smem: %d bytes, %s has %d"):format(bytes, arch.name, arch.smem)

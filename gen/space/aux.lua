@@ -17,7 +17,7 @@ for _, name in ipairs { "gate", "hold", "bias", "fill", "reference" } do
   local kernel = kernels[name]
   local body = { template = "kernel/" .. name .. ".cu.in", axes = {} }
   function body.derive()
-    return { threads = kernel.threads, smem = kernel.smem or 0, params = kernel.params,
+    return { threads = kernel.threads, smem = kernel.smem or 0, overlap = name == "gate", params = kernel.params,
       signature = params.signature(kernel.params, {}), fields = params.fields(kernel.params, {}), map_lengths = {} }
   end
   function body.refuse(v)

@@ -384,6 +384,10 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
     alive = wait_for(&j, own + 8 * (u64)(128 + lane), last, FAULT_SLOT_TIMEOUT, lane, slot);
   }
   alive = warp_all(alive);
+  // The copies behind this kernel go all the same: a peer whose slot they spoil must know before they do.
+  if (!alive && lane < 2 && lane != rank) {
+    global_store_relaxed_sys(pad.at[lane] + 384, global_load_relaxed_sys(own + 384));
+  }
   if (lane == 0) {
     global_store_relaxed_sys(own + 8 * (u64)(64 + slot), epoch);
     global_store_relaxed_sys(own + 8 * (u64)(80 + slot), alive ? epoch : 0);

@@ -59,7 +59,7 @@ templates=$(find templates -name '*.in' | sort)
 if command -v clang-format >/dev/null 2>&1; then
   # shellcheck disable=SC2086
   clang-format --dry-run -Werror $c_files >"$marks/format" 2>&1 ||
-    grep -E 'error:' "$marks/format" | cut -d: -f1 | sort | uniq -c |
+    grep -E '^[^ :]+:[0-9]+:[0-9]+: error:' "$marks/format" | cut -d: -f1 | sort | uniq -c |
     sed 's/^ *\([0-9]*\) \(.*\)/\2: \1 places/' | offend 'format: clang-format -i'
 else
   echo 'note: clang-format is not installed, formatting is not checked'

@@ -1,4 +1,4 @@
-// gemm_rs.sm90a.fp16.nt.w2__128x128x64.c1x1.s6.coop.push
+// ag_gemm.sm90a.fp16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.ce
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
@@ -8,10 +8,10 @@
 //   warp 3        herald: the headers of the call (block 0 of a call on a comm)
 //   warps 4-11    two consumer warpgroups: tensor cores, epilogue
 //
-// Schedule coop: the warpgroups share every tile, half its rows each.
+// Schedule pingpong: the warpgroups take turns, a whole tile each, so that one's epilogue runs under the other's tensor cores; the ring of stages keeps their order.
 //
 // Two kinds of rings in shared memory. Operand stages: producer -> full -> consumers -> empty.
-// Output buffers, 2 of 64x64 elements per consumer warpgroup, used at positions 0, 1, 2, ...:
+// Output buffers, 4 of 64x64 elements per consumer warpgroup, used at positions 0, 1, 2, ...:
 // empty -> (loader -> ready ->) consumer -> full -> storer -> empty. Every position completes exactly
 // one phase of each barrier, whatever the tile needs, so all roles count positions alike.
 // Primitives of sm_90a: the only place with PTX, and the only way to touch memory.
@@ -369,21 +369,18 @@ typedef struct {
   u64 timeout_ns;
   u64 record;
   const u64 *pad;
-  i32 signal_stride;
-  const u64 *signals;
-  const tensor_map *map_in;
-  const tensor_map *map_out;
+  i32 slot;
   u32 smem;  // shared memory of this block
   u32 block; // of this block in its cluster
   u64 epoch; // number of this call
 } job;
 
 INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
-// gemm_rs by epilogue push: tiles that others own come first and go straight into the owner's staging,
-// each followed by its signal; own tiles come last and add the partials, in fp32 and in rank order.
-// First sends wait for nothing, so the call needs no more than all blocks resident (cooperative launch).
-INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
-INLINE i32 step_kind(i32 step) { return step < 1 ? 1 : 0; }
+// ag_gemm by copy engines: shards arrive in a slot of staging, each followed by its signal word.
+// Order: the own shard first, read in place, then the peers' in order of arrival: rank s serves s - 1
+// first, so r receives from r + 1 first.
+INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + step) % 2; }
+INLINE i32 step_kind(i32 step) { return (void)step, 0; }
 // Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
 // nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
 // the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
@@ -487,33 +484,22 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   fence_async_global();
   return 1;
 }
-// Partials and finished tiles in staging: their signal words, who writes and who waits.
-INLINE u64 signal_word(const job *j, i32 at_rank, i32 row, i32 number)
+// Producer, before the first tile of each shard. 0 after an abort.
+INLINE i32 gate_shard(const job *j, i32 shard)
 {
-  return j->signals[at_rank] + 16 * ((u64)row * (u64)j->signal_stride + (u64)number) + 8 * (j->epoch & 1);
+  u64 word = j->pad[j->rank] + 8 * (u64)(144 + j->slot * 8 + shard);
+  return wait_for(j, word, j->epoch, FAULT_SHARD_TIMEOUT, shard, shard);
 }
 
-// Loader, before it reads the partials of an own tile. 0 after an abort.
-INLINE i32 wait_partials(const job *j, const tile *t)
+// Every block has read its last shard: the peers may fill this slot again.
+INLINE void call_finished(const job *j)
 {
-  i32 src;
+  i32 r;
   NO_UNROLL
-  for (src = 0; src < 2; ++src) {
-    if (src != j->rank && !wait_for(j, signal_word(j, j->rank, src, t->number), j->epoch,
-                                    FAULT_PARTIAL_TIMEOUT, src, t->number)) return 0;
-  }
-  return 1;
-}
-
-// Storer, when the tile's stores are complete and visible to it.
-INLINE void signal_tile(const job *j, const tile *t)
-{
-  if (t->kind == TILE_SEND) {
-    global_store_release_sys(signal_word(j, t->shard, j->rank, t->number), j->epoch);
+  for (r = 0; r < 2; ++r) {
+    if (r != j->rank) global_store_release_sys(j->pad[r] + 8 * (u64)(128 + j->rank), j->epoch);
   }
 }
-
-INLINE void call_finished(const job *j) { (void)j; }
 // The frame of a call on a comm: enter, headers, leave. Protocol: epochs never reset; what alternates
 // alternates by the parity of the epoch; before a call ends, block 0 has seen and compared the headers
 // of all peers, so a rank that finishes call e knows that all peers have started e, hence finished e-1.
@@ -532,8 +518,8 @@ INLINE void call_enter(const job *j)
   u32 b;
   NO_UNROLL
   for (b = 0; b < 1; ++b) {
-    smem_store_cluster_u64(smem_of_block(j->smem + 229568, b), epoch);
-    smem_store_cluster_u32(smem_of_block(j->smem + 229576, b), aborted != 0);
+    smem_store_cluster_u64(smem_of_block(j->smem + 229664, b), epoch);
+    smem_store_cluster_u32(smem_of_block(j->smem + 229672, b), aborted != 0);
   }
   if (aborted != 0) global_store_relaxed_sys(j->record + 56, aborted);
 }
@@ -574,12 +560,12 @@ INLINE void call_leave(const job *j)
 
 // Barriers of the output buffer that consumer warpgroup `group` uses at `position`, and the parity that
 // a waiter for its completed phase gives.
-INLINE u32 out_index(u32 group, u32 position) { return group * 2 + position % 2; }
-INLINE u32 out_parity(u32 position) { return position / 2 & 1; }
-INLINE u32 out_buffer(const job *j, u32 index) { return j->smem + 196608 + index * 8192; }
-INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229472 + 8 * index; }
-INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229504 + 8 * index; }
-INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229536 + 8 * index; }
+INLINE u32 out_index(u32 group, u32 position) { return group * 4 + position % 4; }
+INLINE u32 out_parity(u32 position) { return position / 4 & 1; }
+INLINE u32 out_buffer(const job *j, u32 index) { return j->smem + 163840 + index * 8192; }
+INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229456 + 8 * index; }
+INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229520 + 8 * index; }
+INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229584 + 8 * index; }
 
 // First tile of this block's cluster, and the stride to its next.
 INLINE u32 first_tile(void) { return block_id() / 1; }
@@ -590,7 +576,7 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
 {
   u32 full = j->smem + 229376 + 8 * stage;
   u32 a = j->smem + 0 + stage * 16384;
-  u32 b = j->smem + 98304 + stage * 16384;
+  u32 b = j->smem + 81920 + stage * 16384;
   mbar_arrive_expect(full, 32768);
   tma_load_2d(a, map_a, full, k, row);
   tma_load_2d(b, j->map_b, full, k, column);
@@ -600,17 +586,23 @@ INLINE void produce(const job *j)
 {
   u32 number, stage = 0, parity = 1;
   i32 k_tiles = div_up(j->k, 64);
+  u32 arrived = 1u << j->rank;
+  i32 alive = 1;
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
     const tensor_map *map_a = j->map_a;
     i32 i, row = t.tm * 128;
     if (t.kind == TILE_END || t.kind == TILE_COPY) break;
-    row += t.shard * j->shard;
+    map_a += t.shard;
+    if ((arrived >> t.shard & 1) == 0) {
+      if (alive) alive = gate_shard(j, t.shard);
+      arrived |= 1u << t.shard;
+    }
     NO_UNROLL
     for (i = 0; i < k_tiles; ++i) {
-      mbar_wait(j->smem + 229424 + 8 * stage, parity);
+      mbar_wait(j->smem + 229416 + 8 * stage, parity);
       load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
-      if (++stage == 6) {
+      if (++stage == 5) {
         stage = 0;
         parity ^= 1;
       }
@@ -621,16 +613,13 @@ INLINE void produce(const job *j)
 // One output buffer to where its tile belongs; y: row in the shard.
 INLINE void store_buffer(const job *j, const tile *t, u32 buffer, i32 x, i32 y)
 {
-  if (t->kind == TILE_SEND) {
-    tma_store_4d(j->map_out + t->shard, buffer, x, y, j->rank, (i32)(j->epoch & 1));
-  } else {
-    tma_store_2d(j->map_c, buffer, x, y);
-  }
+  tma_store_2d(j->map_c + t->shard, buffer, x, y);
 }
 
 INLINE void store(const job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
+  u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
@@ -638,15 +627,15 @@ INLINE void store(const job *j)
     u32 group;
     if (t.kind == TILE_END) break;
     NO_UNROLL
-    for (i = 0; i < 1; ++i) {
+    for (i = 0; i < 2; ++i) {
       NO_UNROLL
       for (sub = 0; sub < 2; ++sub) {
         NO_UNROLL
-        for (group = 0; group < 2; ++group) {
-          u32 index = out_index(group, position);
+        for (group = 0; group < 1; ++group) {
+          u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
           store_buffer(j, &t, out_buffer(j, index), t.tn * 128 + sub * 64,
-                       t.tm * 128 + ((i32)group * 1 + i) * 64);
+                       t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
           if (pending != 0) {
             tma_store_wait_read(1);
@@ -660,91 +649,45 @@ INLINE void store(const job *j)
     tma_store_wait_read(0);
     mbar_arrive(pending);
     pending = 0;
-    if (t.kind != TILE_COPY && smem_load_u32(j->smem + 229580) == 0) {
-      tma_store_wait(0);
-      signal_tile(j, &t);
-    }
+    u32 swap = position;
+    position = other_position;
+    other_position = swap;
+    turn ^= 1;
   }
   tma_store_wait(0);
-}
-
-// The buffers of one tile: own tiles get the peers' partials, copied tiles the finished values (these go
-// to the storer at once), others come empty.
-INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
-{
-  u32 position = *at, group;
-  i32 i, sub;
-  NO_UNROLL
-  for (i = 0; i < 1; ++i) {
-    NO_UNROLL
-    for (sub = 0; sub < 2; ++sub) {
-      i32 x = t->tn * 128 + sub * 64;
-      i32 y = t->tm * 128 + i * 64;
-      i32 src, half = (i32)(j->epoch & 1);
-      NO_UNROLL
-      for (src = 0; src < 2; ++src) {
-        if (t->kind == TILE_OWN ? src == j->rank : src != 0) continue;
-        NO_UNROLL
-        for (group = 0; group < 2; ++group) {
-          u32 index = out_index(group, position);
-          i32 row = y + (i32)group * 64;
-          mbar_wait(out_empty(j, index), out_parity(position) ^ 1);
-          if (t->kind == TILE_OWN) {
-            mbar_arrive_expect(out_ready(j, index), 8192);
-            tma_load_4d(out_buffer(j, index), j->map_in, out_ready(j, index), x, row, src, half);
-          } else {
-            mbar_arrive(out_ready(j, index));
-          }
-        }
-        ++position;
-      }
-    }
-  }
-  *at = position;
-}
-
-INLINE void load(const job *j)
-{
-  u32 number, turn = 0, position[2] = {0, 0};
-  i32 alive = 1;
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
-    if (t.kind == TILE_END) break;
-    if (alive && t.kind == TILE_OWN) alive = wait_partials(j, &t);
-    if (!alive) smem_store_u32(j->smem + 229580, 1); // the storer publishes nothing from here on
-    if (turn == 0) {
-      load_buffers(j, &t, 0, &position[0]);
-    }
-  }
 }
 
 // One lane of the warpgroup (one per block of the cluster) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
 {
-  if (thread == 0) mbar_arrive(j->smem + 229424 + 8 * stage);
+  if (thread == 0) mbar_arrive(j->smem + 229416 + 8 * stage);
 }
 
 // All k-tiles of one tile into acc, from k-tile number `at` of this block on. The newest group is still
 // in flight on return: acc belongs to the tensor cores until multiply_end.
 INLINE void multiply_begin(const job *j, float *acc, u32 group, u32 thread, i32 k_tiles, u32 at)
 {
-  u32 stage = at % 6, parity = at / 6 & 1, previous = 0;
+  u32 stage = at % 5, parity = at / 5 & 1, previous = 0;
   i32 i;
   NO_UNROLL
   for (i = 0; i < k_tiles; ++i) {
-    u64 a = wgmma_operand(j->smem + 0 + stage * 16384 + group * 8192);
-    u64 b = wgmma_operand(j->smem + 98304 + stage * 16384);
+    u64 a = wgmma_operand(j->smem + 0 + stage * 16384);
+    u64 b = wgmma_operand(j->smem + 81920 + stage * 16384);
     mbar_wait(j->smem + 229376 + 8 * stage, parity);
     wgmma_fence();
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 0), wgmma_step_k(b, 0), i > 0);
+    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 0), wgmma_step_k(b, 0), i > 0);
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 1), wgmma_step_k(b, 1), 1);
+    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 1), wgmma_step_k(b, 1), 1);
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 2), wgmma_step_k(b, 2), 1);
+    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 2), wgmma_step_k(b, 2), 1);
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 3), wgmma_step_k(b, 3), 1);
+    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 3), wgmma_step_k(b, 3), 1);
     wgmma_commit();
     wgmma_wait(1);
     if (i > 0) release_stage(j, previous, thread);
     previous = stage;
-    if (++stage == 6) {
+    if (++stage == 5) {
       stage = 0;
       parity ^= 1;
     }
@@ -755,7 +698,7 @@ INLINE void multiply_begin(const job *j, float *acc, u32 group, u32 thread, i32 
 INLINE void multiply_end(const job *j, u32 thread, u32 at)
 {
   wgmma_wait(0);
-  release_stage(j, at % 6, thread);
+  release_stage(j, at % 5, thread);
 }
 
 // Address of this lane's row for the 16 columns `q` of an output buffer (swizzled as TMA does for rows of
@@ -772,38 +715,6 @@ INLINE void pass_on(const job *j, u32 index, u32 thread)
   fence_async_smem();
   warp_sync();
   if ((thread & 31) == 0) mbar_arrive(out_full(j, index));
-}
-
-// values = sum over ranks, in rank order, of this rank's values and the peers' partials. Returns with
-// the last partial's buffer still held, at *position.
-INLINE void add_partials(const job *j, float *values, u32 group, u32 thread, u32 *position)
-{
-  float own[32];
-  i32 src, left = 1, e;
-  for (e = 0; e < 32; ++e) {
-    own[e] = values[e];
-    values[e] = 0.0f;
-  }
-  NO_UNROLL
-  for (src = 0; src < 2; ++src) {
-    if (src == j->rank) {
-      for (e = 0; e < 32; ++e) values[e] += own[e];
-    } else {
-      u32 index = out_index(group, *position), q, r[4];
-      mbar_wait(out_ready(j, index), out_parity(*position));
-      for (q = 0; q < 4; ++q) {
-        smem_load_matrix_x4(fragment(out_buffer(j, index), thread, q), r);
-        for (e = 0; e < 4; ++e) {
-          values[q * 8 + e * 2] += unpack_low(r[e]);
-          values[q * 8 + e * 2 + 1] += unpack_high(r[e]);
-        }
-      }
-      if (--left > 0) {
-        pass_on(j, index, thread);
-        ++*position;
-      }
-    }
-  }
 }
 
 INLINE void add_bias(const job *j, float *values, i32 column)
@@ -824,12 +735,8 @@ INLINE void add_bias(const job *j, float *values, i32 column)
 INLINE void write_buffer(const job *j, const tile *t, float *values, i32 column, u32 group, u32 thread, u32 *position)
 {
   u32 index, q;
-  if (t->kind == TILE_OWN) {
-    add_partials(j, values, group, thread, position);
-  } else {
-    mbar_wait(out_ready(j, out_index(group, *position)), out_parity(*position));
-  }
   index = out_index(group, *position);
+  mbar_wait(out_empty(j, index), out_parity(*position) ^ 1);
   if (j->bias != 0 && t->kind == TILE_OWN) add_bias(j, values, column);
   for (q = 0; q < 4; ++q) {
     const float *v = values + q * 8;
@@ -840,21 +747,36 @@ INLINE void write_buffer(const job *j, const tile *t, float *values, i32 column,
   ++*position;
 }
 
+// Turns: a warpgroup enters the ring of stages when the other has seen its last stage filled. Without it
+// the parity of a stage would be ambiguous, since each warpgroup skips the other's k-tiles.
+INLINE void await_turn(const job *j, u32 group, u32 count)
+{
+  mbar_wait(j->smem + 229648 + 8 * group, (count & 1) ^ 1 ^ group);
+}
+INLINE void pass_turn(const job *j, u32 group, u32 thread)
+{
+  if (thread == 0) mbar_arrive(j->smem + 229648 + 8 * (group ^ 1));
+}
+
 INLINE void consume(const job *j, u32 group, u32 thread)
 {
-  float acc[64], values[32];
+  float acc[128], values[32];
   i32 part, e, k_tiles = div_up(j->k, 64);
-  u32 number = first_tile(), stride = tile_stride();
-  u32 position = 0, at = 0, step = (u32)k_tiles;
+  u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
+  u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
   tile t = tile_at(j, number), next;
   for (; t.kind != TILE_END && t.kind != TILE_COPY; t = next, number += stride, at += step) {
+    await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
+    pass_turn(j, group, thread);
     next = tile_at(j, number + stride); // under the last tensor core instructions
     multiply_end(j, thread, at + (u32)k_tiles - 1);
     NO_UNROLL
-    for (part = 0; part < 2; ++part) { // one copy of the epilogue's code for all parts
+    for (part = 0; part < 4; ++part) { // one copy of the epilogue's code for all parts
       if (part == 0) for (e = 0; e < 32; ++e) values[e] = acc[0 + e];
       if (part == 1) for (e = 0; e < 32; ++e) values[e] = acc[32 + e];
+      if (part == 2) for (e = 0; e < 32; ++e) values[e] = acc[64 + e];
+      if (part == 3) for (e = 0; e < 32; ++e) values[e] = acc[96 + e];
       write_buffer(j, &t, values, t.tn * 128 + part % 2 * 64 + (i32)(thread & 3) * 2,
                    group, thread, &position);
     }
@@ -865,24 +787,26 @@ INLINE void init_barriers(const job *j)
 {
   u32 i;
   NO_UNROLL
-  for (i = 0; i < 6; ++i) {
+  for (i = 0; i < 5; ++i) {
     mbar_init(j->smem + 229376 + 8 * i, 1);
-    mbar_init(j->smem + 229424 + 8 * i, 2);
+    mbar_init(j->smem + 229416 + 8 * i, 1);
   }
   NO_UNROLL
-  for (i = 0; i < 4; ++i) {
+  for (i = 0; i < 8; ++i) {
     mbar_init(out_full(j, i), 4);
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
-  smem_store_u32(j->smem + 229580, 0);
+  mbar_init(j->smem + 229648, 1);
+  mbar_init(j->smem + 229656, 1);
+  smem_store_u32(j->smem + 229676, 0);
   mbar_init_fence();
 }
 
-KERNEL(384, 1) tml_gemm_rs_sm90a_fp16_nt_w2__128x128x64_c1x1_s6_coop_push(
-    const GRID_CONSTANT map_table_1 map_a,
+KERNEL(384, 1) tml_ag_gemm_sm90a_fp16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
+    const GRID_CONSTANT map_table_2 map_a,
     const GRID_CONSTANT map_table_1 map_b,
-    const GRID_CONSTANT map_table_1 map_c,
+    const GRID_CONSTANT map_table_2 map_c,
     u64 bias,
     i32 m,
     i32 n,
@@ -893,10 +817,7 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_fp16_nt_w2__128x128x64_c1x1_s6_coop_push(
     u64 timeout_ns,
     u64 record,
     const GRID_CONSTANT addr_table pad,
-    i32 signal_stride,
-    const GRID_CONSTANT addr_table signals,
-    const GRID_CONSTANT map_table_1 map_in,
-    const GRID_CONSTANT map_table_2 map_out)
+    i32 slot)
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
@@ -913,24 +834,20 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_fp16_nt_w2__128x128x64_c1x1_s6_coop_push(
   j.timeout_ns = timeout_ns;
   j.record = record;
   j.pad = pad.at;
-  j.signal_stride = signal_stride;
-  j.signals = signals.at;
-  j.map_in = map_in.at;
-  j.map_out = map_out.at;
+  j.slot = slot;
   j.smem = smem_base();
   j.block = 0;
   j.epoch = 0;
   if (thread == 0) init_barriers(&j);
   if (thread == 0 && j.block == 0) call_enter(&j);
   block_sync();
-  if (smem_load_u32(j.smem + 229576) != 0) return;
-  j.epoch = smem_load_u64(j.smem + 229568);
+  if (smem_load_u32(j.smem + 229672) != 0) return;
+  j.epoch = smem_load_u64(j.smem + 229664);
 
   if (warp < 4) {
     regs_decrease(56);
     if (warp == 0 && lane == 0) produce(&j);
     if (warp == 1 && lane == 0) store(&j);
-    if (warp == 2 && lane == 0) load(&j);
     if (warp == 3 && block_id() == 0 && lane < 2 && (i32)lane != j.rank) call_headers(&j, (i32)lane);
   } else {
     regs_increase(224);

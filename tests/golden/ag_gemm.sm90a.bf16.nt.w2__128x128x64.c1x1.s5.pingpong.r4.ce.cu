@@ -1,4 +1,4 @@
-// ag_gemm.sm90a.bf16.nt.w2__128x128x64.c1x1.s6.coop.ce
+// ag_gemm.sm90a.bf16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.ce
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
@@ -8,10 +8,10 @@
 //   warp 3        herald: the headers of the call (block 0 of a call on a comm)
 //   warps 4-11    two consumer warpgroups: tensor cores, epilogue
 //
-// Schedule coop: the warpgroups share every tile, half its rows each.
+// Schedule pingpong: the warpgroups take turns, a whole tile each, so that one's epilogue runs under the other's tensor cores; the ring of stages keeps their order.
 //
 // Two kinds of rings in shared memory. Operand stages: producer -> full -> consumers -> empty.
-// Output buffers, 2 of 64x64 elements per consumer warpgroup, used at positions 0, 1, 2, ...:
+// Output buffers, 4 of 64x64 elements per consumer warpgroup, used at positions 0, 1, 2, ...:
 // empty -> (loader -> ready ->) consumer -> full -> storer -> empty. Every position completes exactly
 // one phase of each barrier, whatever the tile needs, so all roles count positions alike.
 // Primitives of sm_90a: the only place with PTX, and the only way to touch memory.
@@ -508,8 +508,8 @@ INLINE void call_enter(const job *j)
   u32 b;
   NO_UNROLL
   for (b = 0; b < 1; ++b) {
-    smem_store_cluster_u64(smem_of_block(j->smem + 229568, b), epoch);
-    smem_store_cluster_u32(smem_of_block(j->smem + 229576, b), aborted != 0);
+    smem_store_cluster_u64(smem_of_block(j->smem + 229664, b), epoch);
+    smem_store_cluster_u32(smem_of_block(j->smem + 229672, b), aborted != 0);
   }
   if (aborted != 0) global_store_relaxed_sys(j->record + 56, aborted);
 }
@@ -550,12 +550,12 @@ INLINE void call_leave(const job *j)
 
 // Barriers of the output buffer that consumer warpgroup `group` uses at `position`, and the parity that
 // a waiter for its completed phase gives.
-INLINE u32 out_index(u32 group, u32 position) { return group * 2 + position % 2; }
-INLINE u32 out_parity(u32 position) { return position / 2 & 1; }
-INLINE u32 out_buffer(const job *j, u32 index) { return j->smem + 196608 + index * 8192; }
-INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229472 + 8 * index; }
-INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229504 + 8 * index; }
-INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229536 + 8 * index; }
+INLINE u32 out_index(u32 group, u32 position) { return group * 4 + position % 4; }
+INLINE u32 out_parity(u32 position) { return position / 4 & 1; }
+INLINE u32 out_buffer(const job *j, u32 index) { return j->smem + 163840 + index * 8192; }
+INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229456 + 8 * index; }
+INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229520 + 8 * index; }
+INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229584 + 8 * index; }
 
 // First tile of this block's cluster, and the stride to its next.
 INLINE u32 first_tile(void) { return block_id() / 1; }
@@ -566,7 +566,7 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
 {
   u32 full = j->smem + 229376 + 8 * stage;
   u32 a = j->smem + 0 + stage * 16384;
-  u32 b = j->smem + 98304 + stage * 16384;
+  u32 b = j->smem + 81920 + stage * 16384;
   mbar_arrive_expect(full, 32768);
   tma_load_2d(a, map_a, full, k, row);
   tma_load_2d(b, j->map_b, full, k, column);
@@ -590,9 +590,9 @@ INLINE void produce(const job *j)
     }
     NO_UNROLL
     for (i = 0; i < k_tiles; ++i) {
-      mbar_wait(j->smem + 229424 + 8 * stage, parity);
+      mbar_wait(j->smem + 229416 + 8 * stage, parity);
       load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
-      if (++stage == 6) {
+      if (++stage == 5) {
         stage = 0;
         parity ^= 1;
       }
@@ -609,6 +609,7 @@ INLINE void store_buffer(const job *j, const tile *t, u32 buffer, i32 x, i32 y)
 INLINE void store(const job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
+  u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
@@ -616,15 +617,15 @@ INLINE void store(const job *j)
     u32 group;
     if (t.kind == TILE_END) break;
     NO_UNROLL
-    for (i = 0; i < 1; ++i) {
+    for (i = 0; i < 2; ++i) {
       NO_UNROLL
       for (sub = 0; sub < 2; ++sub) {
         NO_UNROLL
-        for (group = 0; group < 2; ++group) {
-          u32 index = out_index(group, position);
+        for (group = 0; group < 1; ++group) {
+          u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
           store_buffer(j, &t, out_buffer(j, index), t.tn * 128 + sub * 64,
-                       t.tm * 128 + ((i32)group * 1 + i) * 64);
+                       t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
           if (pending != 0) {
             tma_store_wait_read(1);
@@ -638,6 +639,10 @@ INLINE void store(const job *j)
     tma_store_wait_read(0);
     mbar_arrive(pending);
     pending = 0;
+    u32 swap = position;
+    position = other_position;
+    other_position = swap;
+    turn ^= 1;
   }
   tma_store_wait(0);
 }
@@ -645,30 +650,34 @@ INLINE void store(const job *j)
 // One lane of the warpgroup (one per block of the cluster) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
 {
-  if (thread == 0) mbar_arrive(j->smem + 229424 + 8 * stage);
+  if (thread == 0) mbar_arrive(j->smem + 229416 + 8 * stage);
 }
 
 // All k-tiles of one tile into acc, from k-tile number `at` of this block on. The newest group is still
 // in flight on return: acc belongs to the tensor cores until multiply_end.
 INLINE void multiply_begin(const job *j, float *acc, u32 group, u32 thread, i32 k_tiles, u32 at)
 {
-  u32 stage = at % 6, parity = at / 6 & 1, previous = 0;
+  u32 stage = at % 5, parity = at / 5 & 1, previous = 0;
   i32 i;
   NO_UNROLL
   for (i = 0; i < k_tiles; ++i) {
-    u64 a = wgmma_operand(j->smem + 0 + stage * 16384 + group * 8192);
-    u64 b = wgmma_operand(j->smem + 98304 + stage * 16384);
+    u64 a = wgmma_operand(j->smem + 0 + stage * 16384);
+    u64 b = wgmma_operand(j->smem + 81920 + stage * 16384);
     mbar_wait(j->smem + 229376 + 8 * stage, parity);
     wgmma_fence();
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 0), wgmma_step_k(b, 0), i > 0);
+    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 0), wgmma_step_k(b, 0), i > 0);
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 1), wgmma_step_k(b, 1), 1);
+    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 1), wgmma_step_k(b, 1), 1);
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 2), wgmma_step_k(b, 2), 1);
+    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 2), wgmma_step_k(b, 2), 1);
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 3), wgmma_step_k(b, 3), 1);
+    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 3), wgmma_step_k(b, 3), 1);
     wgmma_commit();
     wgmma_wait(1);
     if (i > 0) release_stage(j, previous, thread);
     previous = stage;
-    if (++stage == 6) {
+    if (++stage == 5) {
       stage = 0;
       parity ^= 1;
     }
@@ -679,7 +688,7 @@ INLINE void multiply_begin(const job *j, float *acc, u32 group, u32 thread, i32 
 INLINE void multiply_end(const job *j, u32 thread, u32 at)
 {
   wgmma_wait(0);
-  release_stage(j, at % 6, thread);
+  release_stage(j, at % 5, thread);
 }
 
 // Address of this lane's row for the 16 columns `q` of an output buffer (swizzled as TMA does for rows of
@@ -728,21 +737,36 @@ INLINE void write_buffer(const job *j, const tile *t, float *values, i32 column,
   ++*position;
 }
 
+// Turns: a warpgroup enters the ring of stages when the other has seen its last stage filled. Without it
+// the parity of a stage would be ambiguous, since each warpgroup skips the other's k-tiles.
+INLINE void await_turn(const job *j, u32 group, u32 count)
+{
+  mbar_wait(j->smem + 229648 + 8 * group, (count & 1) ^ 1 ^ group);
+}
+INLINE void pass_turn(const job *j, u32 group, u32 thread)
+{
+  if (thread == 0) mbar_arrive(j->smem + 229648 + 8 * (group ^ 1));
+}
+
 INLINE void consume(const job *j, u32 group, u32 thread)
 {
-  float acc[64], values[32];
+  float acc[128], values[32];
   i32 part, e, k_tiles = div_up(j->k, 64);
-  u32 number = first_tile(), stride = tile_stride();
-  u32 position = 0, at = 0, step = (u32)k_tiles;
+  u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
+  u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
   tile t = tile_at(j, number), next;
   for (; t.kind != TILE_END && t.kind != TILE_COPY; t = next, number += stride, at += step) {
+    await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
+    pass_turn(j, group, thread);
     next = tile_at(j, number + stride); // under the last tensor core instructions
     multiply_end(j, thread, at + (u32)k_tiles - 1);
     NO_UNROLL
-    for (part = 0; part < 2; ++part) { // one copy of the epilogue's code for all parts
+    for (part = 0; part < 4; ++part) { // one copy of the epilogue's code for all parts
       if (part == 0) for (e = 0; e < 32; ++e) values[e] = acc[0 + e];
       if (part == 1) for (e = 0; e < 32; ++e) values[e] = acc[32 + e];
+      if (part == 2) for (e = 0; e < 32; ++e) values[e] = acc[64 + e];
+      if (part == 3) for (e = 0; e < 32; ++e) values[e] = acc[96 + e];
       write_buffer(j, &t, values, t.tn * 128 + part % 2 * 64 + (i32)(thread & 3) * 2,
                    group, thread, &position);
     }
@@ -753,21 +777,23 @@ INLINE void init_barriers(const job *j)
 {
   u32 i;
   NO_UNROLL
-  for (i = 0; i < 6; ++i) {
+  for (i = 0; i < 5; ++i) {
     mbar_init(j->smem + 229376 + 8 * i, 1);
-    mbar_init(j->smem + 229424 + 8 * i, 2);
+    mbar_init(j->smem + 229416 + 8 * i, 1);
   }
   NO_UNROLL
-  for (i = 0; i < 4; ++i) {
+  for (i = 0; i < 8; ++i) {
     mbar_init(out_full(j, i), 4);
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
-  smem_store_u32(j->smem + 229580, 0);
+  mbar_init(j->smem + 229648, 1);
+  mbar_init(j->smem + 229656, 1);
+  smem_store_u32(j->smem + 229676, 0);
   mbar_init_fence();
 }
 
-KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s6_coop_ce(
+KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
     const GRID_CONSTANT map_table_2 map_a,
     const GRID_CONSTANT map_table_1 map_b,
     const GRID_CONSTANT map_table_2 map_c,
@@ -805,8 +831,8 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s6_coop_ce(
   if (thread == 0) init_barriers(&j);
   if (thread == 0 && j.block == 0) call_enter(&j);
   block_sync();
-  if (smem_load_u32(j.smem + 229576) != 0) return;
-  j.epoch = smem_load_u64(j.smem + 229568);
+  if (smem_load_u32(j.smem + 229672) != 0) return;
+  j.epoch = smem_load_u64(j.smem + 229664);
 
   if (warp < 4) {
     regs_decrease(56);
