@@ -119,9 +119,9 @@ local function family_serves(family, arch_name, dtype_name)
   return body_of(family).arch == arch_name
 end
 
--- Calls fn(variant, reason) for each declared point that matches filter {op=, arch=, dtype=, world=}
--- (empty or nil: any; world 0: any), until fn returns true. reason is nil for a legal point.
-function M.each(filter, fn)
+-- Calls fn(key, families) for each key that matches the filter, in declared order, until it returns true.
+local function each_key(filter, fn)
+  local any_world = not filter.world or filter.world == 0
   for _, op in ipairs(M.ops) do
     if wanted(filter, "op", op) then
       local space = space_of(op)
@@ -129,14 +129,10 @@ function M.each(filter, fn)
         for _, kind in ipairs(dtype.list) do
           for _, layout in ipairs(M.layouts) do
             for _, world in ipairs(space.worlds) do
-              local any_world = not filter.world or filter.world == 0
               if wanted(filter, "arch", facts.name) and wanted(filter, "dtype", kind.name)
                 and (any_world or filter.world == world) then
                 local key = { op = op, arch = facts.name, dtype = kind.name, layout = layout, world = world }
-                for _, family in ipairs(space.families) do
-                  if family_serves(family, facts.name, kind.name)
-                    and family_points(key, family, fn) then return end
-                end
+                if fn(key, space.families) then return end
               end
             end
           end
@@ -146,17 +142,45 @@ function M.each(filter, fn)
   end
 end
 
--- name -> { variant, reason } of the whole space, made at the first look-up.
-local index
-function M.find(name)
-  if not index then
-    index = {}
-    M.each({}, function(v, reason)
+local function key_points(key, families, yield)
+  for _, family in ipairs(families) do
+    if family_serves(family, key.arch, key.dtype) and family_points(key, family, yield) then return true end
+  end
+  return false
+end
+
+-- Calls fn(variant, reason) for each declared point that matches filter {op=, arch=, dtype=, world=}
+-- (empty or nil: any; world 0: any), until fn returns true. reason is nil for a legal point.
+function M.each(filter, fn)
+  each_key(filter, function(key, families) return key_points(key, families, fn) end)
+end
+
+-- name -> { variant, reason } of all points of one key, made when a name of that key is first looked up.
+local indexes = {}
+
+local function index_of(key, families)
+  local text = key_text(key)
+  if not indexes[text] then
+    local index = {}
+    key_points(key, families, function(v, reason)
       if index[v.name] then error("two declared points have the name " .. v.name, 0) end
       index[v.name] = { v, reason }
+      return false
     end)
+    indexes[text] = index
   end
-  local entry = index[name]
+  return indexes[text]
+end
+
+-- The variant of this name, and why it is refused if it is; nil if none is declared.
+function M.find(name)
+  local entry
+  each_key({}, function(key, families)
+    local prefix = key_text(key) .. "__"
+    if name:sub(1, #prefix) ~= prefix then return false end
+    entry = index_of(key, families)[name]
+    return true
+  end)
   if entry then return entry[1], entry[2] end
 end
 

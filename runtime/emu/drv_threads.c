@@ -74,10 +74,22 @@ static int takes_part(const drv_thread *thread)
   return thread->machine == drv.number && (thread->enlisted || thread->device >= 0);
 }
 
+static int waits(const drv_thread *thread) { return thread->waiting && !thread->satisfied; }
+
+/* A rank that has sent another thread of its device into a call, and waits for that on its own. */
+static int has_deputy(const drv_thread *rank)
+{
+  for (const drv_thread *thread = drv.threads; thread; thread = thread->next)
+    if (thread != rank && !thread->enlisted && takes_part(thread) &&
+        thread->device == rank->device && waits(thread))
+      return 1;
+  return 0;
+}
+
 static int everybody_waits(void)
 {
   for (const drv_thread *thread = drv.threads; thread; thread = thread->next)
-    if (takes_part(thread) && (!thread->waiting || thread->satisfied)) return 0;
+    if (takes_part(thread) && !waits(thread) && !has_deputy(thread)) return 0;
   return 1;
 }
 
