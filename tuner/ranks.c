@@ -28,6 +28,13 @@ static uint64_t hash_text(uint64_t hash, const char *text) /* FNV-1a, with the f
   return hash;
 }
 
+/* What a results file shows of an argument: a path without its folders, which mean nothing elsewhere. */
+static const char *shown(const char *argument)
+{
+  const char *slash = strrchr(argument, '/');
+  return slash && slash[1] ? slash + 1 : argument;
+}
+
 void ranks_command_line(int argc, char **argv)
 {
   size_t at = 0;
@@ -36,7 +43,7 @@ void ranks_command_line(int argc, char **argv)
     if (i) command_hash = hash_text(command_hash, argv[i]);
     if (at < sizeof command_text)
       at += (size_t)snprintf(command_text + at, sizeof command_text - at, "%s%s", i ? " " : "",
-                             i ? argv[i] : "tidemill");
+                             i ? shown(argv[i]) : "tidemill");
   }
 }
 
