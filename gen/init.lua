@@ -33,10 +33,13 @@ local function view(v)
   local d = v.derived or {}
   local tile, cluster = v.tile or { 0, 0, 0 }, v.cluster or { 1, 1 }
   local requires = {}
-  for i, kernel in ipairs(d.requires or {}) do requires[i] = M.aux(kernel, v.arch, v.dtype, v.world).name end
+  for i, kernel in ipairs(d.requires or {}) do
+    requires[i] = M.aux(kernel, v.arch, v.dtype, v.world).name
+  end
   return {
-    name = v.name, symbol = v.symbol, arch = v.arch, kind = v.kind, op = v.kind ~= "aux" and v.op or nil, dtype = v.dtype,
-    layout = v.layout, world = v.world, pattern = v.comm,
+    name = v.name, symbol = v.symbol, arch = v.arch, kind = v.kind,
+    op = v.kind ~= "aux" and v.op or nil, dtype = v.dtype, layout = v.layout, world = v.world,
+    pattern = v.comm,
     tile_m = tile[1], tile_n = tile[2], tile_k = tile[3],
     cluster_m = cluster[1], cluster_n = cluster[2], stages = v.stages or 0,
     box_a = d.box_a or 0, box_b = d.box_b or 0, box_c = d.box_c or 0, box_n = d.box_n or 0,
@@ -65,8 +68,8 @@ function M.variant(name)
   return view(v)
 end
 
--- The auxiliary kernel for a rank's arch, dtype and world. A kernel that touches no elements exists for
--- one dtype, one that knows no peers for a world of one.
+-- The auxiliary kernel for a rank's arch, dtype and world. A kernel that touches no elements exists
+-- for one dtype, one that knows no peers for a world of one.
 function M.aux(kernel, arch_name, dtype_name, world)
   local found
   space.each({ op = "aux", arch = arch_name }, function(v, reason)
@@ -78,7 +81,8 @@ function M.aux(kernel, arch_name, dtype_name, world)
     return false
   end)
   if not found then
-    return nil, ("no auxiliary kernel '%s' for %s %s w%d"):format(kernel, arch_name, dtype_name, world)
+    return nil, ("no auxiliary kernel '%s' for %s %s w%d"):format(
+      kernel, arch_name, dtype_name, world)
   end
   return view(found)
 end
@@ -98,7 +102,8 @@ function M.expand(name, lines)
   params.faults = fault
   params.variant_name = v.name
   params.read_source, params.derived = nil, nil
-  return tmpl.expand(v.template, params, function(path) return read_source("templates/" .. path) end, lines)
+  local function read(path) return read_source("templates/" .. path) end
+  return tmpl.expand(v.template, params, read, lines)
 end
 
 function M.serves(name, problem)
@@ -111,7 +116,8 @@ end
 -- Legal variants that serve a problem, cheapest first; equal costs stay in declared order.
 function M.rank(arch_name, problem, machine)
   local list, refusals = {}, {}
-  space.each({ op = problem.op, arch = arch_name, dtype = problem.dtype, world = problem.world }, function(v, reason)
+  local filter = { op = problem.op, arch = arch_name, dtype = problem.dtype, world = problem.world }
+  space.each(filter, function(v, reason)
     local ok, why = space.serves(v, problem)
     if reason or not ok then
       refusals[#refusals + 1] = v.name .. ": " .. (reason or why)
@@ -121,8 +127,8 @@ function M.rank(arch_name, problem, machine)
     return false
   end)
   if #list == 0 then
-    return nil, ("no legal variant of %s for %s in a world of %d%s"):format(problem.op, arch_name, problem.world,
-      refusals[1] and "; " .. refusals[#refusals] or "")
+    return nil, ("no legal variant of %s for %s in a world of %d%s"):format(
+      problem.op, arch_name, problem.world, refusals[1] and "; " .. refusals[#refusals] or "")
   end
   table.sort(list, function(a, b)
     if a.us ~= b.us then return a.us < b.us end

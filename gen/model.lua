@@ -1,8 +1,8 @@
 -- The analytic cost model: ranks variants before anything is compiled. Only its order matters.
 --
--- Per tile, the time of the slowest of three ports (tensor cores, L2 -> shared memory, shared memory
--- -> tensor cores) plus the epilogue; tiles go in waves over the SMs. Communication is hidden behind
--- all but the first wave (ag_gemm) or the last (gemm_rs, gemm_ar).
+-- Per tile, the time of the slowest of three ports (tensor cores, L2 -> shared memory, shared
+-- memory -> tensor cores) plus the epilogue; tiles go in waves over the SMs. Communication is hidden
+-- behind all but the first wave (ag_gemm) or the last (gemm_rs, gemm_ar).
 local arch = require "arch"
 
 local M = {}
@@ -35,7 +35,8 @@ local function exposed_us(p, facts, machine, gemm_us, waves)
   local rate = facts.link[machine.link] or facts.link.nvlink
   local shard = cdiv(p.m, p.world)
   local peers = p.world - 1
-  local bytes = ({ ag_gemm = shard * p.k, gemm_rs = shard * p.n, gemm_ar = 2 * shard * p.n })[p.op] * peers * 2
+  local columns = ({ ag_gemm = p.k, gemm_rs = p.n, gemm_ar = 2 * p.n })[p.op]
+  local bytes = shard * columns * peers * 2
   local us = bytes / rate * 1e6
   local hidden = gemm_us * (1 - 1 / (waves + 1))
   return math.max(0, us - hidden) + 4
@@ -52,7 +53,8 @@ function M.cost(v, p, machine)
     -- what cuBLAS reaches on average, and then the whole collective behind it
     local us = flops / (0.78 * peak) * 1e6 + 6
     if v.comm == "nccl" then
-      local bytes = ({ ag_gemm = p.k, gemm_rs = p.n, gemm_ar = 2 * p.n })[p.op] * p.m * 2 * (p.world - 1) / p.world
+      local columns = ({ ag_gemm = p.k, gemm_rs = p.n, gemm_ar = 2 * p.n })[p.op]
+      local bytes = columns * p.m * 2 * (p.world - 1) / p.world
       us = us + bytes / (0.6 * link) * 1e6 + 15
     end
     return us

@@ -5,7 +5,8 @@
 local M = {}
 
 M.types = {
-  map_a = "maps", map_b = "maps", map_c = "maps", map_in = "maps", map_out = "maps", map_fin = "maps",
+  map_a = "maps", map_b = "maps", map_c = "maps",
+  map_in = "maps", map_out = "maps", map_fin = "maps",
   pad = "addrs", signals = "addrs",
   bias = "u64", record = "u64", timeout_ns = "u64", fingerprint = "u64",
   src = "u64", dst = "u64", aux = "u64", seed = "u64", count = "u64",
@@ -17,7 +18,9 @@ M.types = {
 -- C types of one parameter: in the signature, and in a struct that refers to it.
 local function ctype(name, counts)
   local kind = M.types[name] or error("undeclared kernel parameter '" .. name .. "'", 0)
-  if kind == "maps" then return ("const GRID_CONSTANT map_table_%d"):format(counts[name]), "const tensor_map *" end
+  if kind == "maps" then
+    return ("const GRID_CONSTANT map_table_%d"):format(counts[name]), "const tensor_map *"
+  end
   if kind == "addrs" then return "const GRID_CONSTANT addr_table", "const u64 *" end
   return kind, kind .. " "
 end

@@ -1,8 +1,8 @@
 -- The declared space: every variant of every op, in one fixed order.
 --
--- A variant is a key (op, arch, dtype, layout, world: must match the problem) and knobs (the axes of
--- its body, and its communication pattern: the tuner's choice). Names are printed from the fields:
---   ag_gemm.sm90a.bf16.nt.w8__128x256x64.c2x1.s4.coop.ce
+-- A variant is a key (op, arch, dtype, layout, world: must match the problem) and knobs (the axes
+-- of its body, and its communication pattern: the tuner's choice). Names are printed from the fields:
+--   ag_gemm.sm90a.bf16.nt.w8__128x256x64.c2x1.s4.coop.r2.ce
 -- and are never taken apart; a name is looked up by enumerating what is declared.
 local arch = require "arch"
 local dtype = require "dtype"
@@ -65,9 +65,9 @@ local function family_points(key, family, yield)
         v.kind, v.comm = "fused", comm
         for i, axis in ipairs(axes) do v[axis[1]] = chosen[i] end
         local parts = {}
-      for i = 1, #axes do
-        if knobs[i] ~= "" then parts[#parts + 1] = knobs[i] end
-      end
+        for i = 1, #axes do
+          if knobs[i] ~= "" then parts[#parts + 1] = knobs[i] end
+        end
         if comm ~= "none" then parts[#parts + 1] = comm end
         if yield(finish(v, family, parts)) then return true end
       end
@@ -107,7 +107,8 @@ function M.check_filter(filter)
   for _, field in ipairs { "op", "arch", "dtype" } do
     local value = filter[field]
     if value and value ~= "" and not among(known[field], value) then
-      return nil, ("unknown %s '%s'; known: %s"):format(field, value, table.concat(known[field], ", "))
+      return nil, ("unknown %s '%s'; known: %s"):format(
+        field, value, table.concat(known[field], ", "))
     end
   end
   return true
@@ -119,22 +120,25 @@ local function family_serves(family, arch_name, dtype_name)
   return body_of(family).arch == arch_name
 end
 
--- Calls fn(key, families) for each key that matches the filter, in declared order, until it returns true.
+local function key_wanted(filter, key)
+  for _, field in ipairs { "op", "arch", "dtype" } do
+    if not wanted(filter, field, key[field]) then return false end
+  end
+  return not filter.world or filter.world == 0 or filter.world == key.world
+end
+
+-- Calls fn(key, families) for each key that matches the filter, in declared order, until it
+-- returns true.
 local function each_key(filter, fn)
-  local any_world = not filter.world or filter.world == 0
   for _, op in ipairs(M.ops) do
-    if wanted(filter, "op", op) then
-      local space = space_of(op)
-      for _, facts in ipairs(arch.list) do
-        for _, kind in ipairs(dtype.list) do
-          for _, layout in ipairs(M.layouts) do
-            for _, world in ipairs(space.worlds) do
-              if wanted(filter, "arch", facts.name) and wanted(filter, "dtype", kind.name)
-                and (any_world or filter.world == world) then
-                local key = { op = op, arch = facts.name, dtype = kind.name, layout = layout, world = world }
-                if fn(key, space.families) then return end
-              end
-            end
+    local space = space_of(op)
+    for _, facts in ipairs(arch.list) do
+      for _, kind in ipairs(dtype.list) do
+        for _, layout in ipairs(M.layouts) do
+          for _, world in ipairs(space.worlds) do
+            local key = { op = op, arch = facts.name, dtype = kind.name, layout = layout,
+              world = world }
+            if key_wanted(filter, key) and fn(key, space.families) then return end
           end
         end
       end
@@ -144,18 +148,21 @@ end
 
 local function key_points(key, families, yield)
   for _, family in ipairs(families) do
-    if family_serves(family, key.arch, key.dtype) and family_points(key, family, yield) then return true end
+    if family_serves(family, key.arch, key.dtype) and family_points(key, family, yield) then
+      return true
+    end
   end
   return false
 end
 
--- Calls fn(variant, reason) for each declared point that matches filter {op=, arch=, dtype=, world=}
--- (empty or nil: any; world 0: any), until fn returns true. reason is nil for a legal point.
+-- Calls fn(variant, reason) for each declared point that matches filter {op=, arch=, dtype=,
+-- world=} (empty or nil: any; world 0: any), until fn returns true. reason is nil for a legal point.
 function M.each(filter, fn)
   each_key(filter, function(key, families) return key_points(key, families, fn) end)
 end
 
--- name -> { variant, reason } of all points of one key, made when a name of that key is first looked up.
+-- name -> { variant, reason } of all points of one key, made when a name of that key is first
+-- looked up.
 local indexes = {}
 
 local function index_of(key, families)
@@ -194,9 +201,12 @@ function M.serves(v, problem)
   if v.kind == "library" then return true end
   for _, field in ipairs { "n", "k" } do
     if problem[field] % 8 ~= 0 then
-      return false, ("%s = %d is not a multiple of 8 (16-byte rows for TMA)"):format(field, problem[field])
+      return false, ("%s = %d is not a multiple of 8 (16-byte rows for TMA)"):format(
+        field, problem[field])
     end
-    if problem[field] < 8 then return false, ("%s = %d is below 8"):format(field, problem[field]) end
+    if problem[field] < 8 then
+      return false, ("%s = %d is below 8"):format(field, problem[field])
+    end
   end
   return true
 end

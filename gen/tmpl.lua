@@ -5,9 +5,9 @@
 --   //! include "f"     expands templates/f in place, in the same environment
 --
 -- One template line is one Lua line and the chunk is named after the file, so every Lua error names
--- the template's line. The environment is strict: an unknown name is an error. nil and floats do not
--- splice (write `//`, not `/`). With `lines`, "#line N file" precedes each output line that does not
--- follow its predecessor, so that the C compiler names the template's line too.
+-- the template's line. The environment is strict: an unknown name is an error. nil and floats do
+-- not splice (write `//`, not `/`). With `lines`, "#line N file" precedes each output line that does
+-- not follow its predecessor, so that the C compiler names the template's line too.
 local M = {}
 
 -- The Lua expression list of one text line: "abc", (expr), "def"
@@ -48,8 +48,8 @@ end
 local library = { math = math, string = string, table = table, ipairs = ipairs, assert = assert,
   error = error, tostring = tostring, tonumber = tonumber, type = type, select = select }
 
--- Expands the template `path` (below templates/). `read(path)` gives a template's text; `params` are
--- the names that the template sees. Raises a string that begins with "file:line:".
+-- Expands the template `path` (below templates/). `read(path)` gives a template's text; `params`
+-- are the names that the template sees. Raises a string that begins with "file:line:".
 function M.expand(path, params, read, lines)
   local out, expected_file, expected_line = {}, nil, nil
   local env = {}

@@ -90,7 +90,7 @@ typedef struct tml_variant {
   int threads;
   int smem;        /* dynamic bytes */
   int cooperative; /* launch with the cooperative attribute */
-  int overlap;     /* its blocks may start before the stream's previous kernel has ended: it waits itself */
+  int overlap;     /* may start before the stream's previous kernel ends: it waits itself */
   int param_count;
   tml_param params[TML_PARAM_COUNT]; /* in signature order */
   int requires_count;

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../runtime/problem.h"
 #include "../runtime/status.h"
 #include "cli.h"
 #include "commands.h"
@@ -36,6 +37,16 @@ static tml_status add_filtered(forge_list *list, tml_gen *gen, const build_optio
   return TML_OK;
 }
 
+static unsigned dtypes_of(const build_options *o)
+{
+  unsigned dtypes = 0;
+  for (size_t i = 0; i < o->dtypes.count; i++)
+    for (int dtype = TML_BF16; dtype <= TML_FP16; dtype++)
+      if (strcmp(o->dtypes.at[i], tml_dtype_text((tml_dtype)dtype)) == 0)
+        dtypes |= FORGE_DTYPE(dtype);
+  return o->dtypes.count ? dtypes : FORGE_ALL_DTYPES;
+}
+
 /* The plain GEMMs of a world of one come with every bank: each world's unfused variants run
  * them. */
 static tml_status choose(forge_list *list, tml_gen *gen, const build_options *o)
@@ -47,10 +58,10 @@ static tml_status choose(forge_list *list, tml_gen *gen, const build_options *o)
     if (world > 1) TRY(add_filtered(list, gen, o, world));
   }
   wanted = list->count;
-  TRY(forge_add_aux(list, gen, o->arch, 1));
+  TRY(forge_add_aux(list, gen, o->arch, dtypes_of(o), 1));
   for (size_t i = 0; i < o->worlds.count; i++) {
     int world = atoi(o->worlds.at[i]);
-    TRY(forge_add_aux(list, gen, o->arch, world));
+    TRY(forge_add_aux(list, gen, o->arch, dtypes_of(o), world));
   }
   if (wanted == 0)
     return tml_fail(TML_ARGUMENT, "no variant matches; `tidemill list` shows what there is");

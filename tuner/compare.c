@@ -48,6 +48,7 @@ static tml_status add_product(const job *j, CUdeviceptr a, CUdeviceptr b, int64_
   v.row_step = (int32_t)j->rows.step;
   v.flags = accumulate;
   if (device_emulated()) return data_host_reference(j->r, p->dtype, &v);
+  TRY(rig_need(j->r->reference[p->dtype], p->dtype));
   return tml_launch_aux(j->r->ctx, j->r->reference[p->dtype], &v,
                         blocks > 65535 ? 65535 : (unsigned)blocks, j->r->stream);
 }

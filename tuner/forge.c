@@ -46,20 +46,27 @@ void forge_add(forge_list *list, const tml_variant *variant)
   list->count++;
 }
 
-tml_status forge_add_aux(forge_list *list, tml_gen *gen, const char *arch, int world)
+static tml_status add_aux(forge_list *list, tml_gen *gen, const char *kernel, const char *arch,
+                          tml_dtype dtype, int world)
 {
-  static const char *const kernels[] = {"fill", "reference", "bias"};
   tml_variant v;
-  for (int dtype = TML_BF16; dtype <= TML_FP16; dtype++) {
-    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++) {
-      TRY(tml_gen_aux(gen, kernels[i], arch, (tml_dtype)dtype, 1, &v));
-      forge_add(list, &v);
-    }
-  }
-  if (world > 1) {
-    TRY(tml_gen_aux(gen, "gate", arch, TML_BF16, world, &v));
-    forge_add(list, &v);
-  }
+  TRY(tml_gen_aux(gen, kernel, arch, dtype, world, &v));
+  forge_add(list, &v);
+  return TML_OK;
+}
+
+tml_status forge_add_aux(forge_list *list, tml_gen *gen, const char *arch, unsigned dtypes,
+                         int world)
+{
+  static const char *const typed[] = {"fill", "reference", "bias"};
+  static const char *const untyped[] = {"gate", "hold"};
+  for (int dtype = TML_BF16; dtype <= TML_FP16; dtype++)
+    for (size_t i = 0; i < sizeof typed / sizeof *typed; i++)
+      if (dtypes & FORGE_DTYPE(dtype)) TRY(add_aux(list, gen, typed[i], arch, (tml_dtype)dtype, 1));
+  /* Ranks pause with it, whatever they compute. */
+  TRY(add_aux(list, gen, "fill", arch, TML_BF16, 1));
+  for (size_t i = 0; i < sizeof untyped / sizeof *untyped && world > 1; i++)
+    TRY(add_aux(list, gen, untyped[i], arch, TML_BF16, world));
   return TML_OK;
 }
 

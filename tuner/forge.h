@@ -21,8 +21,13 @@ typedef struct forge_result {
 
 /* Adds once; library variants have nothing to compile and are left out. */
 void forge_add(forge_list *list, const tml_variant *variant);
-/* Adds the kernels that make inputs, references and biases, and the gate of each world. */
-tml_status forge_add_aux(forge_list *list, tml_gen *gen, const char *arch, int world);
+#define FORGE_DTYPE(dtype) (1u << (dtype))
+#define FORGE_ALL_DTYPES (FORGE_DTYPE(TML_BF16) | FORGE_DTYPE(TML_FP16))
+
+/* Adds the kernels that make inputs, references and biases of these types, and what a world above
+ * one needs besides: those touch no elements and exist once for all types. */
+tml_status forge_add_aux(forge_list *list, tml_gen *gen, const char *arch, unsigned dtypes,
+                         int world);
 void forge_list_free(forge_list *list);
 /* Compiles what the bank at `path` lacks and publishes. Errors of single variants are counted in
  * *out; the status is of the whole: MISS (no NVRTC, bank refused), IO, MEMORY. */

@@ -107,6 +107,28 @@ void ranks_probe(ranks_machine *out)
   if (child > 0) waitpid(child, NULL, 0);
 }
 
+int ranks_apart(int (*fn)(void *user), void *user)
+{
+  int status;
+  pid_t parent = getpid(), child;
+  if (device_emulated()) return fn(user);
+  fflush(NULL);
+  child = fork();
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(CLI_FAILED);
+    int code = fn(user);
+    fflush(NULL);
+    _exit(code);
+  }
+  if (child < 0) return cli_fail("cannot start a process: %s", strerror(errno));
+  while (waitpid(child, &status, 0) < 0)
+    if (errno != EINTR) return cli_fail("lost the process that prepares: %s", strerror(errno));
+  if (WIFEXITED(status)) return WEXITSTATUS(status);
+  return cli_fail("the process that prepares was killed by signal %d (%s)", WTERMSIG(status),
+                  strsignal(WTERMSIG(status)));
+}
+
 static int number_of(const char *name, int *out)
 {
   const char *text = getenv(name);

@@ -28,6 +28,10 @@ typedef struct ranks_machine {
 typedef int (*ranks_main)(const ranks_env *env, void *user);
 
 void ranks_probe(ranks_machine *out);
+/* Runs fn in a process of its own and gives its exit code (CLI_FAILED if it died). What starts ranks
+ * afterwards must not have used CUDA, and compiling does: NVRTC initialises the driver. With the
+ * emulator, whose ranks are threads, fn runs here. */
+int ranks_apart(int (*fn)(void *user), void *user);
 /* 1: a launcher (torchrun, mpirun) gave rank and world: *out is filled. 0: none. -1 after a
  * message. */
 int ranks_launched(ranks_env *out, double timeout_s);

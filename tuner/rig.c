@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../runtime/problem.h"
 #include "../runtime/status.h"
 #include "data.h"
 #include "device.h"
@@ -81,16 +82,36 @@ static tml_status join_nccl(rig *r, const unsigned char *blob)
              : TML_DRIVER;
 }
 
+/* A bank may have been built for one type: what neither it nor the compiler gives stays NULL. */
+static tml_status load_kernel(rig *r, const char *kernel, tml_dtype dtype, tml_kernel **out)
+{
+  tml_variant v;
+  TRY(tml_gen_aux(r->gen, kernel, r->ctx->arch, dtype, 1, &v));
+  tml_status status = tml_ctx_kernel(r->ctx, v.name, TML_FROM_BANK | TML_FROM_JIT, out);
+  if (status != TML_MISS) return status;
+  *out = NULL;
+  tml_clear_error();
+  return TML_OK;
+}
+
 static tml_status load_kernels(rig *r)
 {
   for (int dtype = TML_BF16; dtype <= TML_FP16; dtype++) {
-    tml_variant v;
-    TRY(tml_gen_aux(r->gen, "fill", r->ctx->arch, (tml_dtype)dtype, 1, &v));
-    TRY(tml_ctx_kernel(r->ctx, v.name, TML_FROM_BANK | TML_FROM_JIT, &r->fill[dtype]));
-    TRY(tml_gen_aux(r->gen, "reference", r->ctx->arch, (tml_dtype)dtype, 1, &v));
-    TRY(tml_ctx_kernel(r->ctx, v.name, TML_FROM_BANK | TML_FROM_JIT, &r->reference[dtype]));
+    TRY(load_kernel(r, "fill", (tml_dtype)dtype, &r->fill[dtype]));
+    TRY(load_kernel(r, "reference", (tml_dtype)dtype, &r->reference[dtype]));
   }
   return TML_OK;
+}
+
+tml_status rig_need(const tml_kernel *kernel, tml_dtype dtype)
+{
+  const char *text = tml_dtype_text(dtype);
+  if (kernel) return TML_OK;
+  return tml_fail(
+      TML_MISS,
+      "the bank has no kernels that make %s inputs and references, and here they cannot "
+      "be compiled: build it with --dtype %s",
+      text, text);
 }
 
 tml_status rig_first_fused(rig *r, const tml_problem *problem, char out[TML_NAME_BYTES])

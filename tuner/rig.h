@@ -41,7 +41,7 @@ typedef struct rig {
   CUcontext previous, primary; /* primary: retained here too, so that NCCL outlives a reload */
   CUstream stream;
   CUevent start, stop;
-  tml_kernel *fill[2], *reference[2]; /* by dtype */
+  tml_kernel *fill[2], *reference[2]; /* by dtype; NULL: rig_need */
   tml_plan *barrier;    /* a fused plan, launched with m = 0; NULL: none in this world */
   CUdeviceptr scratch;  /* RIG_SCRATCH bytes: arguments of the barrier, the delay's target */
   uint64_t delay_count; /* elements that one block fills in about 0.2 ms */
@@ -76,6 +76,8 @@ tml_status rig_delay(rig *r);
 tml_status rig_host(rig *r, int which, size_t bytes, void **out);
 /* Collective: workspace of the plan. */
 tml_status rig_reserve(rig *r, const tml_plan *plan);
+/* MISS with a sentence if a kernel of `fill` or `reference` is not there. */
+tml_status rig_need(const tml_kernel *kernel, tml_dtype dtype);
 /* The first fused variant, by the model, that serves the problem (pattern other than nccl). */
 tml_status rig_first_fused(rig *r, const tml_problem *problem, char out[TML_NAME_BYTES]);
 

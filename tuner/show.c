@@ -151,12 +151,13 @@ int cmd_show(int argc, char **argv)
       {"--source", NULL, CLI_TEXT, &o.source, "DIR",
        "read gen/ and templates/ from this folder instead of the built-in copies"},
   };
-  const cli_command command = {"show",
-                               "NAME",
-                               "Prints the exact CUDA text of a variant, or what became of it.",
-                               options,
-                               sizeof options / sizeof *options,
-                               "  tidemill show gemm.sm90a.bf16.nt.w1__128x256x64.c2x1.s4.none\n"};
+  const cli_command command = {
+      "show",
+      "NAME",
+      "Prints the exact CUDA text of a variant, or what became of it.",
+      options,
+      sizeof options / sizeof *options,
+      "  tidemill show gemm.sm90a.bf16.nt.w1__128x256x64.c2x1.s4.coop.r2\n"};
   cli_list operands;
   tml_gen *gen = NULL;
   int code = cli_parse(&command, argc, argv, &operands);

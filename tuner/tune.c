@@ -137,18 +137,34 @@ static tml_status add_candidates(forge_list *list, tml_gen *gen, const char *arc
   return TML_OK;
 }
 
-/* Before any rank starts: every candidate that the bank lacks is compiled, by all cores. Without
- * NVRTC the ranks take what the bank has. */
-static int prepare_bank(const tune_options *o, const ranks_machine *machine, int world)
+typedef struct preparation {
+  const tune_options *o;
+  const ranks_machine *machine;
+  int world;
+} preparation;
+
+static unsigned dtypes_of(const problems *list)
 {
+  unsigned dtypes = 0;
+  for (size_t i = 0; i < list->count; i++) dtypes |= FORGE_DTYPE(list->at[i].dtype);
+  return dtypes;
+}
+
+/* Before any rank starts, and in a process of its own: every candidate that the bank lacks is
+ * compiled, by all cores. Without NVRTC the ranks take what the bank has. */
+static int prepare_bank(void *user)
+{
+  const preparation *p = user;
+  const tune_options *o = p->o;
+  const tml_machine *machine = &p->machine->machine;
   forge_list list = {0};
   forge_result result;
   tml_gen *gen = NULL;
   char arch[16];
   tml_status status = tml_gen_open(&gen, o->rig.source, device_api()->isa);
-  if (status == TML_OK) status = tml_gen_arch(gen, machine->machine.cc, arch, sizeof arch);
-  if (status == TML_OK) status = add_candidates(&list, gen, arch, o, &machine->machine);
-  if (status == TML_OK) status = forge_add_aux(&list, gen, arch, world);
+  if (status == TML_OK) status = tml_gen_arch(gen, machine->cc, arch, sizeof arch);
+  if (status == TML_OK) status = add_candidates(&list, gen, arch, o, machine);
+  if (status == TML_OK) status = forge_add_aux(&list, gen, arch, dtypes_of(&o->list), p->world);
   tml_gen_close(gen);
   if (status == TML_OK && !device_api()->has_nvrtc) {
     cli_note("only candidates that the bank already has can run: %s", device_api()->why_nvrtc);
@@ -177,7 +193,7 @@ static int run(tune_options *o)
   problems_gemm_first(&o->list, 1);
   int launched = ranks_launched(&env, how.timeout_s);
   if (launched == 0 && world <= machine.devices) {
-    int code = prepare_bank(o, &machine, world);
+    int code = ranks_apart(prepare_bank, &(preparation){o, &machine, world});
     if (code) return code;
   }
   return ranks_run(&how, &machine, rank_main, o);

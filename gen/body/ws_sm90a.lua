@@ -12,18 +12,21 @@ local CONSUMERS = 2  -- consumer warpgroups
 local SUB = 64       -- rows of an output buffer
 local GROUP = 8      -- m-blocks that a raster group walks before the next column of tiles
 
+local function product(v) return table.concat(v, "x") end
+
 -- Axes in the order of the name; `print` gives the name's part.
 M.axes = {
   { "tile", { { 128, 128, 64 }, { 128, 160, 64 }, { 128, 192, 64 }, { 128, 256, 64 },
-      { 256, 128, 64 }, { 256, 160, 64 }, { 64, 256, 64 } }, print = function(v) return table.concat(v, "x") end },
-  { "cluster", { { 1, 1 }, { 2, 1 }, { 1, 2 } }, print = function(v) return "c" .. table.concat(v, "x") end },
+      { 256, 128, 64 }, { 256, 160, 64 }, { 64, 256, 64 } }, print = product },
+  { "cluster", { { 1, 1 }, { 2, 1 }, { 1, 2 } }, print = function(v) return "c" .. product(v) end },
   { "stages", { 3, 4, 5, 6 }, print = function(v) return "s" .. v end },
   { "schedule", { "coop", "pingpong" } },
-  -- Output buffers of each consumer warpgroup. A whole tile's worth lets the warpgroup go on at once
-  -- while slow stores (to a peer) drain; two leave room for another stage.
+  -- Output buffers of each consumer warpgroup. A whole tile's worth lets the warpgroup go on at
+  -- once while slow stores (to a peer) drain; two leave room for another stage.
   { "ring", { 2, 3, 4, 5, 10 }, print = function(v) return "r" .. v end },
-  -- How much of partial tiles a rank sends at a time, in units of 64 KB; 0: all at once. Stores that
-  -- wait for the link hold up the loads of their SM, so fewer senders leave the main loops alone.
+  -- How much of partial tiles a rank sends at a time, in units of 64 KB; 0: all at once. Stores
+  -- that wait for the link hold up the loads of their SM, so fewer senders leave the main loops
+  -- alone.
   { "window", { 0, 24, 48 }, print = function(v) return v > 0 and "win" .. v or "" end },
 }
 
@@ -56,7 +59,9 @@ end
 local function part_columns(v) return v.tile[2] % 64 == 0 and 64 or 32 end
 
 -- 64-row blocks of a warpgroup, and its output buffers for one tile.
-local function row_blocks(v) return v.tile[1] // (64 * (v.schedule == "pingpong" and 1 or CONSUMERS)) end
+local function row_blocks(v)
+  return v.tile[1] // (64 * (v.schedule == "pingpong" and 1 or CONSUMERS))
+end
 local function tile_parts(v) return row_blocks(v) * v.tile[2] // part_columns(v) end
 
 local function ring_bytes(v, ring) return CONSUMERS * ring * SUB * part_columns(v) * 2 end
@@ -66,7 +71,8 @@ local function stage_bytes(v)
 end
 
 local function smem_bytes(v, stages, ring)
-  local barriers = 8 * (2 * stages + 3 * CONSUMERS * ring + CONSUMERS) + 16 -- and the words of the call
+  -- 16: the words of the call
+  local barriers = 8 * (2 * stages + 3 * CONSUMERS * ring + CONSUMERS) + 16
   return stages * stage_bytes(v) + ring_bytes(v, ring) + barriers
 end
 
@@ -81,15 +87,16 @@ function M.derive(v)
   local words = bars + 8 * (2 * v.stages + 3 * CONSUMERS * v.ring + CONSUMERS)
   return {
     BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, CL = cm * cn, STAGES = v.stages, GROUP = GROUP,
-    CONSUMERS = CONSUMERS, RING = v.ring, SUB = SUB, PART = part_columns(v), pingpong = v.schedule == "pingpong",
-    MI = row_blocks(v),
+    CONSUMERS = CONSUMERS, RING = v.ring, SUB = SUB, PART = part_columns(v),
+    pingpong = v.schedule == "pingpong", MI = row_blocks(v),
     WINDOW = v.window * 65536 // (bm * bn * 2), -- blocks that send at a time
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
     producer_regs = 56, consumer_regs = 224, -- of the 168 a thread that the launch bound allows
     -- shared memory, byte offsets
     at_a = 0, at_b = v.stages * bm * bk * 2, at_ring = ring,
     at_full = bars, at_empty = bars + 8 * v.stages,
-    at_out_full = bars + 16 * v.stages, at_out_empty = bars + 16 * v.stages + 8 * CONSUMERS * v.ring,
+    at_out_full = bars + 16 * v.stages,
+    at_out_empty = bars + 16 * v.stages + 8 * CONSUMERS * v.ring,
     at_out_ready = bars + 16 * v.stages + 16 * CONSUMERS * v.ring,
     at_turn = bars + 16 * v.stages + 24 * CONSUMERS * v.ring,
     at_dead = words,
@@ -97,8 +104,8 @@ function M.derive(v)
     box_a = bm // cn, box_b = bn // cm, box_c = SUB, box_n = part_columns(v),
     cooperative = v.comm == "push" or v.comm == "twoshot",
     overlap = v.comm == "none" or v.comm == "ce",
-    params = names, signature = params.signature(names, counts), fields = params.fields(names, counts),
-    map_lengths = params.map_lengths(names, counts),
+    params = names, signature = params.signature(names, counts),
+    fields = params.fields(names, counts), map_lengths = params.map_lengths(names, counts),
     requires = v.comm == "ce" and { "gate" } or {},
   }
 end
@@ -106,15 +113,20 @@ end
 -- nil, or the reason why the point is refused.
 function M.refuse(v, arch)
   local rows = v.schedule == "coop" and v.tile[1] // CONSUMERS or v.tile[1] -- of one warpgroup
-  if rows % 64 ~= 0 then return ("schedule: %s gives a warpgroup %d rows, not a multiple of 64"):format(v.schedule, rows) end
+  if rows % 64 ~= 0 then
+    return ("schedule: %s gives a warpgroup %d rows, not a multiple of 64"):format(v.schedule, rows)
+  end
   local accumulators = rows * v.tile[2] // 128
   if accumulators > 160 then
-    return ("registers: %d accumulators a thread leave no room for the epilogue"):format(accumulators)
+    return ("registers: %d accumulators a thread leave no room for the epilogue"):format(
+      accumulators)
   end
   if v.ring ~= 2 and v.ring ~= tile_parts(v) then
     return ("ring: %d is neither 2 nor a whole tile's %d"):format(v.ring, tile_parts(v))
   end
-  if v.window > 0 and v.comm ~= "push" and v.comm ~= "twoshot" then return "window: no partial tiles are sent" end
+  if v.window > 0 and v.comm ~= "push" and v.comm ~= "twoshot" then
+    return "window: no partial tiles are sent"
+  end
   if v.window > 0 and v.ring ~= tile_parts(v) then return "window: needs a ring of a whole tile" end
   local bytes = smem_bytes(v, v.stages, v.ring)
   if bytes > arch.smem then

@@ -1,9 +1,10 @@
--- Kernels that serve the others: the gate before copy engines, the bias of unfused variants, and for
--- checks the inputs, the reference, and a grid that holds the GPU while copies must progress.
+-- Kernels that serve the others: the gate before copy engines, the bias of unfused variants, and
+-- for checks the inputs, the reference, and a grid that holds the GPU while copies must progress.
 local params = require "params"
 
 local kernels = {
-  gate = { threads = 32, params = { "rank", "slot", "timeout_ns", "record", "pad" }, worlds = { 2, 3, 4, 5, 6, 7, 8 } },
+  gate = { threads = 32, overlap = true, worlds = { 2, 3, 4, 5, 6, 7, 8 },
+    params = { "rank", "slot", "timeout_ns", "record", "pad" } },
   hold = { threads = 1024, smem = 200 * 1024, worlds = { 2, 3, 4, 5, 6, 7, 8 },
     params = { "rank", "slot", "timeout_ns", "record", "pad", "count" } },
   bias = { threads = 256, params = { "dst", "bias", "m", "n", "ld" }, worlds = { 1 } },
@@ -17,8 +18,11 @@ for _, name in ipairs { "gate", "hold", "bias", "fill", "reference" } do
   local kernel = kernels[name]
   local body = { template = "kernel/" .. name .. ".cu.in", axes = {} }
   function body.derive()
-    return { threads = kernel.threads, smem = kernel.smem or 0, overlap = name == "gate", params = kernel.params,
-      signature = params.signature(kernel.params, {}), fields = params.fields(kernel.params, {}), map_lengths = {} }
+    return {
+      threads = kernel.threads, smem = kernel.smem or 0, overlap = kernel.overlap or false,
+      params = kernel.params, signature = params.signature(kernel.params, {}),
+      fields = params.fields(kernel.params, {}), map_lengths = {},
+    }
   end
   function body.refuse(v)
     for _, world in ipairs(kernel.worlds) do
@@ -26,7 +30,7 @@ for _, name in ipairs { "gate", "hold", "bias", "fill", "reference" } do
     end
     return name .. ": not used in a world of " .. v.world
   end
-  M.families[#M.families + 1] = { body = body, aux = name, 
+  M.families[#M.families + 1] = { body = body, aux = name,
     dtypes = (name == "gate" or name == "hold") and { "bf16" } or nil } -- these touch no elements
 end
 return M

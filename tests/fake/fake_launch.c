@@ -297,6 +297,7 @@ static int valid_map(const fake_map *map, const void *out)
     if (i > 0 && (map->stride[i - 1] % 16 || map->stride[i - 1] >= (uint64_t)1 << 40)) return 0;
   }
   if (map->swizzle == CU_TENSOR_MAP_SWIZZLE_128B && box_bytes > 128) return 0;
+  if (map->swizzle == CU_TENSOR_MAP_SWIZZLE_64B && box_bytes > 64) return 0;
   return box_bytes % 16 == 0;
 }
 

@@ -44,11 +44,6 @@ INLINE void warp_sync(void) { __syncwarp(); }
 // 1 if x is nonzero in all lanes.
 INLINE i32 warp_all(i32 x) { return __all_sync(0xffffffffu, x); }
 INLINE void block_sync(void) { __syncthreads(); }
-// Execution and memory order among all threads of the cluster; costs a GPU-wide memory barrier.
-INLINE void cluster_sync(void)
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 // Execution order alone: for what mbar_init_fence has published, and before leaving.
 INLINE void cluster_meet(void)
 {
@@ -57,25 +52,26 @@ INLINE void cluster_meet(void)
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
 
+// ---- Kernels of a stream ---------------------------------------------------------------------------
+// Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
+INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
 // ---- Shared memory ---------------------------------------------------------------------------------
 extern __shared__ __align__(1024) unsigned char smem_bytes[];
 INLINE u32 smem_base(void) { return (u32)__cvta_generic_to_shared(smem_bytes); }
 
-INLINE u32 smem_load_u32(u32 at)
+// Words that one thread writes while others read them.
+INLINE u32 smem_load_relaxed_u32(u32 at)
 {
   u32 x;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
+  asm volatile("ld.relaxed.cta.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
   return x;
 }
-INLINE u64 smem_load_u64(u32 at)
+INLINE void smem_store_relaxed_u32(u32 at, u32 x)
 {
-  u64 x;
-  asm volatile("ld.shared.u64 %0, [%1];" : "=l"(x) : "r"(at) : "memory");
-  return x;
-}
-INLINE void smem_store_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
+  asm volatile("st.relaxed.cta.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
 }
 // The address of `at` in the shared memory of another block of the cluster.
 INLINE u32 smem_of_block(u32 at, u32 block)
@@ -83,14 +79,6 @@ INLINE u32 smem_of_block(u32 at, u32 block)
   u32 r;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(block));
   return r;
-}
-INLINE void smem_store_cluster_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
-}
-INLINE void smem_store_cluster_u64(u32 at, u64 x)
-{
-  asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(at), "l"(x) : "memory");
 }
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
 // holds of each matrix the elements (l / 4, 2 * (l % 4)) and the next.
@@ -158,13 +146,6 @@ INLINE void mbar_wait(u32 bar, u32 parity)
 INLINE void fence_async_smem(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 INLINE void fence_async_global(void) { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
-// ---- TMA -------------------------------------------------------------------------------------------
-// Coordinates are elements, innermost first. Loads complete on `bar` (bytes); out of bounds reads give
-// zero, out of bounds writes vanish.
-INLINE void tma_prefetch_map(const tensor_map *map)
-{
-  asm volatile("prefetch.tensormap [%0];" ::"l"((u64)map) : "memory");
-}
 INLINE void tma_load_2d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y)
 {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
@@ -240,22 +221,6 @@ INLINE u32 global_load_u32(u64 at)
   u32 x;
   asm volatile("ld.global.u32 %0, [%1];" : "=r"(x) : "l"(at) : "memory");
   return x;
-}
-INLINE u64 global_load_u64(u64 at)
-{
-  u64 x;
-  asm volatile("ld.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE u32 global_load_u16(u64 at)
-{
-  u16 x;
-  asm volatile("ld.global.u16 %0, [%1];" : "=h"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE void global_store_u64(u64 at, u64 x)
-{
-  asm volatile("st.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
 }
 INLINE void global_store_u32(u64 at, u32 x)
 {

@@ -55,11 +55,6 @@ INLINE void warp_sync(void) { __syncwarp(); }
 // 1 if x is nonzero in all lanes.
 INLINE i32 warp_all(i32 x) { return __all_sync(0xffffffffu, x); }
 INLINE void block_sync(void) { __syncthreads(); }
-// Execution and memory order among all threads of the cluster; costs a GPU-wide memory barrier.
-INLINE void cluster_sync(void)
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 // Execution order alone: for what mbar_init_fence has published, and before leaving.
 INLINE void cluster_meet(void)
 {
@@ -68,25 +63,26 @@ INLINE void cluster_meet(void)
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
 
+// ---- Kernels of a stream ---------------------------------------------------------------------------
+// Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
+INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
 // ---- Shared memory ---------------------------------------------------------------------------------
 extern __shared__ __align__(1024) unsigned char smem_bytes[];
 INLINE u32 smem_base(void) { return (u32)__cvta_generic_to_shared(smem_bytes); }
 
-INLINE u32 smem_load_u32(u32 at)
+// Words that one thread writes while others read them.
+INLINE u32 smem_load_relaxed_u32(u32 at)
 {
   u32 x;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
+  asm volatile("ld.relaxed.cta.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
   return x;
 }
-INLINE u64 smem_load_u64(u32 at)
+INLINE void smem_store_relaxed_u32(u32 at, u32 x)
 {
-  u64 x;
-  asm volatile("ld.shared.u64 %0, [%1];" : "=l"(x) : "r"(at) : "memory");
-  return x;
-}
-INLINE void smem_store_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
+  asm volatile("st.relaxed.cta.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
 }
 // The address of `at` in the shared memory of another block of the cluster.
 INLINE u32 smem_of_block(u32 at, u32 block)
@@ -94,14 +90,6 @@ INLINE u32 smem_of_block(u32 at, u32 block)
   u32 r;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(block));
   return r;
-}
-INLINE void smem_store_cluster_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
-}
-INLINE void smem_store_cluster_u64(u32 at, u64 x)
-{
-  asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(at), "l"(x) : "memory");
 }
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
 // holds of each matrix the elements (l / 4, 2 * (l % 4)) and the next.
@@ -169,13 +157,6 @@ INLINE void mbar_wait(u32 bar, u32 parity)
 INLINE void fence_async_smem(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 INLINE void fence_async_global(void) { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
-// ---- TMA -------------------------------------------------------------------------------------------
-// Coordinates are elements, innermost first. Loads complete on `bar` (bytes); out of bounds reads give
-// zero, out of bounds writes vanish.
-INLINE void tma_prefetch_map(const tensor_map *map)
-{
-  asm volatile("prefetch.tensormap [%0];" ::"l"((u64)map) : "memory");
-}
 INLINE void tma_load_2d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y)
 {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
@@ -251,22 +232,6 @@ INLINE u32 global_load_u32(u64 at)
   u32 x;
   asm volatile("ld.global.u32 %0, [%1];" : "=r"(x) : "l"(at) : "memory");
   return x;
-}
-INLINE u64 global_load_u64(u64 at)
-{
-  u64 x;
-  asm volatile("ld.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE u32 global_load_u16(u64 at)
-{
-  u16 x;
-  asm volatile("ld.global.u16 %0, [%1];" : "=h"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE void global_store_u64(u64 at, u64 x)
-{
-  asm volatile("st.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
 }
 INLINE void global_store_u32(u64 at, u32 x)
 {
@@ -435,7 +400,7 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
   tma_load_2d(b, j->map_b, full, k, column);
 }
 
-INLINE void produce(const job *j)
+INLINE void produce(job *j)
 {
   u32 number, stage = 0, parity = 1;
   i32 k_tiles = div_up(j->k, 64);
@@ -457,17 +422,19 @@ INLINE void produce(const job *j)
 }
 
 // One output buffer to where its tile belongs; y: row in the shard.
-INLINE void store_buffer(const job *j, const tile *t, u32 buffer, i32 x, i32 y)
+INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
 {
+  (void)quiet;
   (void)t;
   tma_store_2d(j->map_c, buffer, x, y);
 }
 
-INLINE void store(const job *j)
+INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
   u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
+  i32 quiet = 0;   // nothing may leave this rank
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
     i32 i, sub;
@@ -481,7 +448,7 @@ INLINE void store(const job *j)
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
-          store_buffer(j, &t, out_buffer(j, index), t.tn * 128 + sub * 64,
+          store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
           if (pending != 0) {
@@ -646,7 +613,7 @@ INLINE void init_barriers(const job *j)
   }
   mbar_init(j->smem + 229648, 1);
   mbar_init(j->smem + 229656, 1);
-  smem_store_u32(j->smem + 229676, 0);
+  smem_store_relaxed_u32(j->smem + 229664, 0);
   mbar_init_fence();
 }
 
@@ -673,6 +640,8 @@ KERNEL(384, 1) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_s5_pingpong_r4(
   j.epoch = 0;
   if (thread == 0) init_barriers(&j);
   block_sync();
+  grid_start_next();
+  grid_wait_previous();
 
   if (warp < 4) {
     regs_decrease(56);

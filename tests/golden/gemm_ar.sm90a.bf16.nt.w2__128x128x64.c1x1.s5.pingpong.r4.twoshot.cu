@@ -55,11 +55,6 @@ INLINE void warp_sync(void) { __syncwarp(); }
 // 1 if x is nonzero in all lanes.
 INLINE i32 warp_all(i32 x) { return __all_sync(0xffffffffu, x); }
 INLINE void block_sync(void) { __syncthreads(); }
-// Execution and memory order among all threads of the cluster; costs a GPU-wide memory barrier.
-INLINE void cluster_sync(void)
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 // Execution order alone: for what mbar_init_fence has published, and before leaving.
 INLINE void cluster_meet(void)
 {
@@ -68,25 +63,26 @@ INLINE void cluster_meet(void)
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
 
+// ---- Kernels of a stream ---------------------------------------------------------------------------
+// Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
+INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
 // ---- Shared memory ---------------------------------------------------------------------------------
 extern __shared__ __align__(1024) unsigned char smem_bytes[];
 INLINE u32 smem_base(void) { return (u32)__cvta_generic_to_shared(smem_bytes); }
 
-INLINE u32 smem_load_u32(u32 at)
+// Words that one thread writes while others read them.
+INLINE u32 smem_load_relaxed_u32(u32 at)
 {
   u32 x;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
+  asm volatile("ld.relaxed.cta.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
   return x;
 }
-INLINE u64 smem_load_u64(u32 at)
+INLINE void smem_store_relaxed_u32(u32 at, u32 x)
 {
-  u64 x;
-  asm volatile("ld.shared.u64 %0, [%1];" : "=l"(x) : "r"(at) : "memory");
-  return x;
-}
-INLINE void smem_store_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
+  asm volatile("st.relaxed.cta.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
 }
 // The address of `at` in the shared memory of another block of the cluster.
 INLINE u32 smem_of_block(u32 at, u32 block)
@@ -94,14 +90,6 @@ INLINE u32 smem_of_block(u32 at, u32 block)
   u32 r;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(block));
   return r;
-}
-INLINE void smem_store_cluster_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
-}
-INLINE void smem_store_cluster_u64(u32 at, u64 x)
-{
-  asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(at), "l"(x) : "memory");
 }
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
 // holds of each matrix the elements (l / 4, 2 * (l % 4)) and the next.
@@ -169,13 +157,6 @@ INLINE void mbar_wait(u32 bar, u32 parity)
 INLINE void fence_async_smem(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 INLINE void fence_async_global(void) { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
-// ---- TMA -------------------------------------------------------------------------------------------
-// Coordinates are elements, innermost first. Loads complete on `bar` (bytes); out of bounds reads give
-// zero, out of bounds writes vanish.
-INLINE void tma_prefetch_map(const tensor_map *map)
-{
-  asm volatile("prefetch.tensormap [%0];" ::"l"((u64)map) : "memory");
-}
 INLINE void tma_load_2d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y)
 {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
@@ -251,22 +232,6 @@ INLINE u32 global_load_u32(u64 at)
   u32 x;
   asm volatile("ld.global.u32 %0, [%1];" : "=r"(x) : "l"(at) : "memory");
   return x;
-}
-INLINE u64 global_load_u64(u64 at)
-{
-  u64 x;
-  asm volatile("ld.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE u32 global_load_u16(u64 at)
-{
-  u16 x;
-  asm volatile("ld.global.u16 %0, [%1];" : "=h"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE void global_store_u64(u64 at, u64 x)
-{
-  asm volatile("st.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
 }
 INLINE void global_store_u32(u64 at, u32 x)
 {
@@ -523,8 +488,8 @@ INLINE void signal_tile(const job *j, const tile *t)
   }
 }
 
-INLINE void call_finished(const job *j) { (void)j; }
-// The frame of a call on a comm: enter, headers, leave. Protocol: epochs never reset; what alternates
+INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
+// The frame of a call on a comm: its number, headers, leave. Protocol: epochs never reset; what alternates
 // alternates by the parity of the epoch; before a call ends, block 0 has seen and compared the headers
 // of all peers, so a rank that finishes call e knows that all peers have started e, hence finished e-1.
 INLINE u64 header_word(u64 pad, u64 epoch, i32 src)
@@ -532,21 +497,12 @@ INLINE u64 header_word(u64 pad, u64 epoch, i32 src)
   return pad + 8 * (u64)(96 + ((i32)(epoch & 1) * 8 + src) * 2);
 }
 
-// First block of a cluster, one thread: reads the epoch for the cluster and decides for all of it
-// whether the call runs at all (after an abort it does not). Before the barrier of the prologue.
-INLINE void call_enter(const job *j)
-{
-  u64 own = j->pad[j->rank];
-  u64 epoch = global_load_relaxed_sys(own + 0) + 1;
-  u64 aborted = global_load_relaxed_sys(own + 384);
-  u32 b;
-  NO_UNROLL
-  for (b = 0; b < 1; ++b) {
-    smem_store_cluster_u64(smem_of_block(j->smem + 229664, b), epoch);
-    smem_store_cluster_u32(smem_of_block(j->smem + 229672, b), aborted != 0);
-  }
-  if (aborted != 0) global_store_relaxed_sys(j->record + 56, aborted);
-}
+// The number of this call: one more than the last finished one. The last block moves the word on when all
+// blocks are done with it, so every role may read it for itself, when it needs it.
+INLINE u64 call_epoch(const job *j) { return global_load_relaxed_sys(j->pad[j->rank] + 0) + 1; }
+
+// Nonzero after an abort. A call that begins so runs out without waiting, and publishes nothing.
+INLINE u64 call_aborted(const job *j) { return global_load_relaxed_sys(j->pad[j->rank] + 384); }
 
 // Block 0, one lane per peer: announces this call to the peer, then waits for the peer's announcement
 // and compares. Runs beside the other roles.
@@ -555,6 +511,7 @@ INLINE void call_headers(const job *j, i32 peer)
   u64 there = header_word(j->pad[peer], j->epoch, j->rank);
   u64 here = header_word(j->pad[j->rank], j->epoch, peer);
   u64 epoch, print;
+  if (call_aborted(j)) return;
   global_store_relaxed_sys(there + 8, j->fingerprint);
   global_store_release_sys(there, j->epoch);
   if (!wait_for(j, here, j->epoch, FAULT_HEADER_TIMEOUT, peer, -1)) return;
@@ -569,17 +526,16 @@ INLINE void call_headers(const job *j, i32 peer)
 // the epoch moves on, and an abort that came meanwhile is shown to the host.
 INLINE void call_leave(const job *j)
 {
-  u64 own = j->pad[j->rank];
-  u64 aborted;
+  u64 own = j->pad[j->rank], epoch = call_epoch(j), aborted;
   if (global_add_gpu(own + 128, 1) + 1 != block_count()) return;
   global_store_relaxed_sys(own + 128, 0);
-  aborted = global_load_relaxed_sys(own + 384);
+  aborted = call_aborted(j);
   if (aborted != 0) {
     global_store_relaxed_sys(j->record + 56, aborted);
   } else {
-    call_finished(j);
+    call_finished(j, epoch);
   }
-  global_store_relaxed_sys(own + 0, j->epoch);
+  global_store_relaxed_sys(own + 0, epoch);
 }
 
 // Barriers of the output buffer that consumer warpgroup `group` uses at `position`, and the parity that
@@ -606,7 +562,7 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
   tma_load_2d(b, j->map_b, full, k, column);
 }
 
-INLINE void produce(const job *j)
+INLINE void produce(job *j)
 {
   u32 number, stage = 0, parity = 1;
   i32 k_tiles = div_up(j->k, 64);
@@ -629,13 +585,14 @@ INLINE void produce(const job *j)
 }
 
 // One output buffer to where its tile belongs; y: row in the shard.
-INLINE void store_buffer(const job *j, const tile *t, u32 buffer, i32 x, i32 y)
+INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
 {
-  if (t->kind == TILE_SEND) {
+  (void)quiet;
+  if (t->kind == TILE_SEND && !quiet) {
     tma_store_4d(j->map_out + t->shard, buffer, x, y, j->rank, (i32)(j->epoch & 1));
-  } else {
+  } else if (t->kind != TILE_SEND) {
     tma_store_2d(j->map_c + t->shard, buffer, x, y);
-    if (t->kind == TILE_OWN) {
+    if (t->kind == TILE_OWN && !quiet) {
       i32 r;
       NO_UNROLL
       for (r = 0; r < 2; ++r) {
@@ -645,11 +602,14 @@ INLINE void store_buffer(const job *j, const tile *t, u32 buffer, i32 x, i32 y)
   }
 }
 
-INLINE void store(const job *j)
+INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
   u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
+  i32 quiet = 0;   // nothing may leave this rank
+  j->epoch = call_epoch(j);
+  quiet = call_aborted(j) != 0;
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
     i32 i, sub;
@@ -663,7 +623,7 @@ INLINE void store(const job *j)
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
-          store_buffer(j, &t, out_buffer(j, index), t.tn * 128 + sub * 64,
+          store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
           if (pending != 0) {
@@ -678,9 +638,9 @@ INLINE void store(const job *j)
     tma_store_wait_read(0);
     mbar_arrive(pending);
     pending = 0;
-    if (t.kind != TILE_COPY && smem_load_u32(j->smem + 229676) == 0) {
+    if (t.kind != TILE_COPY) {
       tma_store_wait(0);
-      signal_tile(j, &t);
+      if (!quiet && smem_load_relaxed_u32(j->smem + 229664) == 0) signal_tile(j, &t);
     }
     u32 swap = position;
     position = other_position;
@@ -730,16 +690,17 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
   *at = position;
 }
 
-INLINE void load(const job *j)
+INLINE void load(job *j)
 {
   u32 number, turn = 0, position[2] = {0, 0};
   i32 alive = 1;
+  j->epoch = call_epoch(j);
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
     if (t.kind == TILE_END) break;
     if (alive && t.kind == TILE_OWN) alive = wait_partials(j, &t);
     if (alive && t.kind == TILE_COPY) alive = wait_result(j, &t);
-    if (!alive) smem_store_u32(j->smem + 229676, 1); // the storer publishes nothing from here on
+    if (!alive) smem_store_relaxed_u32(j->smem + 229664, 1); // the storer publishes nothing from here on
     if (turn == 0) {
       load_buffers(j, &t, 0, &position[0]);
     } else {
@@ -927,7 +888,7 @@ INLINE void init_barriers(const job *j)
   }
   mbar_init(j->smem + 229648, 1);
   mbar_init(j->smem + 229656, 1);
-  smem_store_u32(j->smem + 229676, 0);
+  smem_store_relaxed_u32(j->smem + 229664, 0);
   mbar_init_fence();
 }
 
@@ -975,17 +936,18 @@ KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_twos
   j.block = 0;
   j.epoch = 0;
   if (thread == 0) init_barriers(&j);
-  if (thread == 0 && j.block == 0) call_enter(&j);
   block_sync();
-  if (smem_load_u32(j.smem + 229672) != 0) return;
-  j.epoch = smem_load_u64(j.smem + 229664);
+  grid_start_next();
 
   if (warp < 4) {
     regs_decrease(56);
     if (warp == 0 && lane == 0) produce(&j);
     if (warp == 1 && lane == 0) store(&j);
     if (warp == 2 && lane == 0) load(&j);
-    if (warp == 3 && block_id() == 0 && lane < 2 && (i32)lane != j.rank) call_headers(&j, (i32)lane);
+    if (warp == 3 && block_id() == 0 && lane < 2 && (i32)lane != j.rank) {
+      j.epoch = call_epoch(&j);
+      call_headers(&j, (i32)lane);
+    }
   } else {
     regs_increase(224);
     consume(&j, (warp - 4) / 4, thread % 128);

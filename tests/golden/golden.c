@@ -1,10 +1,12 @@
 /* Golden texts: golden DIR            compares the expanded sources with DIR/NAME.cu
  *               golden DIR --write    rewrites them
  *
- * The list derives from the space: the first legal variant of every op, pattern and dtype in the
- * smallest world that has one, and every auxiliary kernel. Texts are without #line. */
+ * The list derives from the space, in its order: a variant stands in it if it is the first of its
+ * op and pattern, of its type, of its schedule, of its cluster, of its kind of output box, or the
+ * first of its pattern with a send window; and every auxiliary kernel. Texts are without #line. */
 #include <dirent.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,31 +17,47 @@
 #define MOST 256
 
 typedef struct golden_list {
-  int count;
+  int count, features;
   char name[MOST][TML_NAME_BYTES];
-  char kind[MOST][TML_NAME_BYTES + 32]; /* what the first one of stands for */
+  char feature[8 * MOST][TML_NAME_BYTES + 32]; /* that some listed variant shows */
 } golden_list;
 
-/* What a variant is an example of. Auxiliary kernels of one op differ by their knobs. */
-static void kind_of(const tml_variant *variant, char *out, size_t bytes)
+/* 1 if no listed variant shows the feature yet. */
+static int shows(golden_list *list, const char *format, ...)
 {
-  const char *knobs = variant->kind == TML_KIND_AUX ? strstr(variant->name, "__") : "";
-  snprintf(out, bytes, "%s %d %d %d %d %s", variant->arch, variant->kind,
-           variant->kind == TML_KIND_AUX ? -1 : (int)variant->op, variant->pattern, variant->dtype,
-           knobs ? knobs : "");
+  char feature[sizeof list->feature[0]];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(feature, sizeof feature, format, args);
+  va_end(args);
+  for (int i = 0; i < list->features; i++)
+    if (strcmp(list->feature[i], feature) == 0) return 0;
+  if (list->features == 8 * MOST) return 0;
+  memcpy(list->feature[list->features++], feature, sizeof feature);
+  return 1;
+}
+
+static int shows_any(golden_list *list, const tml_variant *v)
+{
+  const char *knobs = strstr(v->name, "__");
+  if (v->kind == TML_KIND_AUX) /* they differ by their knobs alone */
+    return shows(list, "aux %s %d %s", v->arch, v->dtype, knobs ? knobs : "");
+  const char *schedule = strstr(v->name, ".pingpong") ? "pingpong" : "coop";
+  int window = strstr(v->name, ".win") != NULL;
+  /* Every feature is noted: no short circuit. */
+  return shows(list, "pattern %s %d %d %d", v->arch, v->op, v->pattern, window) |
+         shows(list, "dtype %s %d", v->arch, v->dtype) |
+         shows(list, "schedule %s %s", v->arch, schedule) |
+         shows(list, "cluster %s %d %d", v->arch, v->cluster_m, v->cluster_n) |
+         shows(list, "box %s %d", v->arch, v->box_n);
 }
 
 static int add_variant(void *user, const tml_variant *variant, const char *reason)
 {
   golden_list *list = user;
-  char kind[TML_NAME_BYTES + 32];
-  if (reason || variant->kind == TML_KIND_LIBRARY) return 0;
-  kind_of(variant, kind, sizeof kind);
-  for (int i = 0; i < list->count; i++)
-    if (strcmp(list->kind[i], kind) == 0) return 0;
+  if (reason || variant->kind == TML_KIND_LIBRARY || !shows_any(list, variant)) return 0;
   if (list->count == MOST) return 1;
-  snprintf(list->name[list->count], TML_NAME_BYTES, "%s", variant->name);
-  snprintf(list->kind[list->count++], sizeof kind, "%s", kind);
+  snprintf(list->name[list->count++], TML_NAME_BYTES, "%s", variant->name);
   return 0;
 }
 

@@ -32,6 +32,9 @@ templates=$(find templates -name '*.in' | sort)
   grep -nE '\bpairs *\(|\bos\.|\bio\.|math\.random|\bcollectgarbage\b' \
     $(find gen -name '*.lua') /dev/null |
     offend 'gen/ is pure and ordered: no pairs, os, io, random'
+  find gen -name '*.lua' | sort | while read -r file; do
+    awk -v file="$file" 'length > 110 { print file ":" FNR ": " length " columns" }' "$file"
+  done | offend 'lines of gen/ have at most 110 columns'
 
   # ---- C ----
   grep -nE '#include *"(\.\./)?(tuner|tests)/|#include *"(cli|fake|measure|rendezvous)\.h"' runtime/*.[ch] |

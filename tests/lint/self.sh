@@ -21,6 +21,7 @@ plant 'bounded' "$kernel" 'while (!tm_load(p)) { }'
 plant 'flattened' "$kernel" '#include <cuda.h>'
 plant 'pure' gen/init.lua 'for k in pairs(M) do end'
 plant 'pure' gen/init.lua 'local t = os.time()'
+plant '110 columns' gen/init.lua "-- $(printf '%120s' '' | tr ' ' x)"
 plant 'one way' runtime/status.c '#include "../tuner/cli.h"'
 plant 'driver table' runtime/status.c 'static int f(void) { return cuInit(0); }'
 plant 'never prints' runtime/status.c 'static void g(void) { puts("x"); }'

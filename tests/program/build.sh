@@ -8,6 +8,7 @@ options="--arch sm_90a --world 1 --dtype bf16"
 
 # shellcheck disable=SC2086  # a list of options
 build() { timeout 300 "$tidemill" build $options "$@"; }
+names() { "$tidemill" list --bank "$1" | sed -n 's/^\([a-z_]*\.[^ ]*\).*/\1/p'; }
 rows() { "$tidemill" list --bank "$1" | grep -c ' ok$'; }
 
 # Killed after a while, then continued: what was done is not compiled again.
@@ -27,6 +28,11 @@ build -o "$dir/killed.bank" >"$dir/second" 2>&1 || { cat "$dir/second"; exit 1; 
 reused=$(sed -n 's/.* \([0-9]*\) reused.*/\1/p' "$dir/second")
 all=$(rows "$dir/killed.bank")
 [ "${reused:-0}" -gt 0 ] || { echo "nothing was reused after the kill:"; cat "$dir/second"; exit 1; }
+
+if names "$dir/killed.bank" | grep '\.fp16\.'; then
+  echo "a build of bf16 made kernels of fp16"
+  exit 1
+fi
 
 # Two at once into one bank, each a part of the space: no row is lost.
 build --variants '*.c1x1.*' -o "$dir/two.bank" >"$dir/a" 2>&1 &

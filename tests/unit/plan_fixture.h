@@ -120,6 +120,36 @@ static inline tml_variant rig_variant(test_bed *rig, const char *name)
   return variant;
 }
 
+/* A tile and a cluster that a test counts with. Names have more knobs than these, and change with the
+ * space: so tests look them up. */
+typedef struct rig_shape {
+  int tile_m, tile_n, cluster_m, cluster_n;
+  char name[TML_NAME_BYTES]; /* found: the first fused variant of this shape */
+} rig_shape;
+
+static inline int rig_keep_shape(void *user, const tml_variant *variant, const char *reason)
+{
+  rig_shape *shape = user;
+  if (reason || variant->kind != TML_KIND_FUSED || variant->tile_m != shape->tile_m ||
+      variant->tile_n != shape->tile_n || variant->cluster_m != shape->cluster_m ||
+      variant->cluster_n != shape->cluster_n)
+    return 0;
+  snprintf(shape->name, sizeof shape->name, "%s", variant->name);
+  return 1;
+}
+
+static inline rig_shape rig_find(const char *op, int world, int tile_m, int tile_n, int cluster_m)
+{
+  rig_shape shape = {tile_m, tile_n, cluster_m, 1, ""};
+  tml_filter filter = {.op = op, .dtype = "bf16", .world = world};
+  tml_gen *gen = NULL;
+  FAKE_CHECK_OK(tml_gen_open(&gen, NULL, NULL));
+  if (gen) FAKE_CHECK_OK(tml_gen_each(gen, &filter, rig_keep_shape, &shape));
+  tml_gen_close(gen);
+  FAKE_CHECK(shape.name[0] != 0);
+  return shape;
+}
+
 static inline tml_args rig_args(const test_bed *rig, int64_t m, int bias)
 {
   return (tml_args){.size = sizeof(tml_args),

@@ -29,7 +29,8 @@ static inline int serving_open(serving *s, int rank, ncclComm_t nccl, const char
   const tml_api *api = fake_table();
   tml_config config = {.size = sizeof config, .device = rank, .timeout_us = 5e6};
   tml_bytes bytes = {.size = sizeof bytes};
-  tml_ranked ranked[64];
+  enum { MOST = 512 };
+  tml_ranked ranked[MOST];
   size_t count = 0, pick = 0;
   memset(s, 0, sizeof *s);
   FAKE_CHECK_OK(tml_ctx_create_over(&s->ctx, &config, api));
@@ -37,8 +38,9 @@ static inline int serving_open(serving *s, int rank, ncclComm_t nccl, const char
   FAKE_CHECK_OK(tml_problem_parse(&s->problem, problem));
   if (!s->comm) return 0;
   FAKE_CHECK_OK(
-      tml_gen_rank(s->ctx->gen, s->ctx->arch, &s->problem, &s->ctx->machine, ranked, 64, &count));
-  while (pick < count && pick < 64) { /* the cheapest of this pattern, by the model */
+      tml_gen_rank(s->ctx->gen, s->ctx->arch, &s->problem, &s->ctx->machine, ranked, MOST, &count));
+  if (!FAKE_CHECK(count <= MOST)) return 0;
+  while (pick < count) { /* the cheapest of this pattern, by the model */
     tml_variant variant;
     if (tml_gen_variant(s->ctx->gen, ranked[pick].name, &variant) == TML_OK &&
         strcmp(pattern, (const char *const[]){

@@ -270,13 +270,45 @@ static void embedded(void **state)
   tml_gen_close(t.gen);
 }
 
+/* Blocks that wait for their peers' blocks must all be resident; the rest starts early and waits
+ * itself. A launch asks for one of the two, never both. */
+static int check_attributes(void *user, const tml_variant *v, const char *reason)
+{
+  int *seen = user, sends = v->pattern == TML_PATTERN_PUSH || v->pattern == TML_PATTERN_TWOSHOT;
+  assert_null(reason);
+  if (v->kind == TML_KIND_LIBRARY) return 0;
+  if (v->kind == TML_KIND_AUX) sends = 0;
+  int gate = v->kind == TML_KIND_AUX && strstr(v->name, "__gate") != NULL;
+  if (v->cooperative != sends) fail_msg("%s: cooperative is %d", v->name, v->cooperative);
+  if (v->overlap != (gate || (v->kind == TML_KIND_FUSED && !sends)))
+    fail_msg("%s: overlap is %d", v->name, v->overlap);
+  if (v->kind == TML_KIND_FUSED && v->box_n != (v->tile_n % 64 ? 32 : 64))
+    fail_msg("%s: box_n is %d", v->name, v->box_n);
+  *seen |= v->kind == TML_KIND_FUSED ? 1 << v->pattern : 0;
+  return 0;
+}
+
+static void attributes(void **state)
+{
+  tml_gen *gen;
+  int seen = 0;
+  (void)state;
+  assert_int_equal(tml_gen_open(&gen, NULL, NULL), TML_OK);
+  for (int world = 1; world <= 2; world++)
+    assert_int_equal(tml_gen_each(gen, &(tml_filter){.world = world}, check_attributes, &seen),
+                     TML_OK);
+  assert_int_equal(seen, 1 << TML_PATTERN_NONE | 1 << TML_PATTERN_CE | 1 << TML_PATTERN_PUSH |
+                             1 << TML_PATTERN_TWOSHOT);
+  tml_gen_close(gen);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(variants),  cmocka_unit_test(errors_name_the_place),
       cmocka_unit_test(sandbox),   cmocka_unit_test(each),
       cmocka_unit_test(questions), cmocka_unit_test(broken_sources),
-      cmocka_unit_test(embedded),
+      cmocka_unit_test(embedded),  cmocka_unit_test(attributes),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -4,10 +4,30 @@
 
 #include "plan_fixture.h"
 
-#define CE3 "ag_gemm.sm90a.bf16.nt.w3__128x128x64.c1x1.s6.coop.ce"
-#define CE2 "ag_gemm.sm90a.bf16.nt.w2__128x128x64.c1x1.s6.coop.ce"
-#define PUSH2 "gemm_rs.sm90a.bf16.nt.w2__128x128x64.c1x1.s6.coop.push"
-#define GEMM "gemm.sm90a.bf16.nt.w1__128x256x64.c2x1.s4.coop"
+static rig_shape ce3, ce2, push2, twoshot2, gemm;
+
+static int find_variants(void **state)
+{
+  (void)state;
+  ce3 = rig_find("ag_gemm", 3, 128, 128, 1);
+  ce2 = rig_find("ag_gemm", 2, 128, 128, 1);
+  push2 = rig_find("gemm_rs", 2, 128, 128, 1);
+  twoshot2 = rig_find("gemm_ar", 2, 128, 128, 1);
+  gemm = rig_find("gemm", 1, 128, 256, 2);
+  return fake_check_failures();
+}
+
+/* Blocks that wait for blocks must all be on the device at once; the others may start before the
+ * stream's previous kernel has ended. Never both. */
+static int is_cooperative(const fake_op *op)
+{
+  return op->launch.cooperative && !op->launch.programmatic;
+}
+
+static int is_programmatic(const fake_op *op)
+{
+  return op->launch.programmatic && !op->launch.cooperative;
+}
 
 /* This device's operations from its k-th gate on. */
 static int after_gate(const test_bed *rig, int k, const fake_op **out, int most)
@@ -54,7 +74,7 @@ static void check_ce(test_bed *rig, int k, int64_t m, int slot)
   if (count != 6 + copies) return;
   const fake_op *gate = op[0], *join = op[3 + copies], *kernel = op[4 + copies],
                 *wait = op[5 + copies];
-  FAKE_CHECK(gate->kind == FAKE_LAUNCH && gate->launch.grid[0] == 1 && !gate->launch.cooperative);
+  FAKE_CHECK(gate->kind == FAKE_LAUNCH && gate->launch.grid[0] == 1 && is_programmatic(gate));
   FAKE_CHECK(op[1]->kind == FAKE_RECORD && op[2]->kind == FAKE_WAIT &&
              op[1]->stream == gate->stream);
   FAKE_CHECK(op[2]->stream != gate->stream && join->stream == op[2]->stream);
@@ -63,14 +83,14 @@ static void check_ce(test_bed *rig, int k, int64_t m, int slot)
   FAKE_CHECK(kernel->kind == FAKE_LAUNCH && kernel->stream == gate->stream &&
              strstr(kernel->launch.name, "ag_gemm"));
   FAKE_CHECK(kernel->launch.smem > 49152 && kernel->launch.block[0] == 384 &&
-             !kernel->launch.cooperative);
+             is_programmatic(kernel));
   for (int i = 3; i < 3 + copies; i++)
     FAKE_CHECK(fake_before(gate, op[i]) && !fake_before(op[i], kernel) && fake_before(op[i], wait));
 }
 
 static void ce_rank(test_bed *rig)
 {
-  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", CE3);
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", ce3.name);
   CUstream stream = new_stream();
   const int64_t sizes[] = {7, 4, 0, 1000, 999}; /* ragged, an empty shard, nothing at all */
   const unsigned tiles[] = {3, 2, 1, 9, 9};
@@ -93,7 +113,7 @@ static void ce_rank(test_bed *rig)
 static void capture_rank(test_bed *rig)
 {
   const tml_cuda *cuda = &fake_table()->cuda;
-  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", CE3);
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", ce3.name);
   CUstream stream = new_stream();
   CUgraph graph = NULL;
   CUgraphExec exec = NULL;
@@ -126,14 +146,14 @@ static void test_ce(void **state)
 
 static void gemm_rank(test_bed *rig)
 {
-  tml_plan *plan = rig_plan(rig, "gemm:bf16:nt:w1:8192x512x64", GEMM);
+  tml_plan *plan = rig_plan(rig, "gemm:bf16:nt:w1:8192x512x64", gemm.name);
   const int64_t sizes[] = {1, 257, 8192};
   const unsigned blocks[] = {2 * 2, 2 * 2 * 2, 64 * 2};
   for (int i = 0; i < 3; i++) {
     tml_args args = rig_args(rig, sizes[i], 0);
     FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
     const fake_op *op = rig_op(rig, FAKE_LAUNCH, "gemm", i);
-    FAKE_CHECK(op->launch.grid[0] == blocks[i] && !op->launch.cooperative);
+    FAKE_CHECK(op->launch.grid[0] == blocks[i] && is_programmatic(op));
   }
   tml_args none = {.size = sizeof none, .b = (void *)rig->buffer[1]};
   FAKE_CHECK_OK(tml_launch(plan, &none, NULL));
@@ -147,25 +167,31 @@ static void gemm_rank(test_bed *rig)
 /* More tiles than the device holds clusters: a persistent grid. */
 static void persistent_rank(test_bed *rig)
 {
-  tml_plan *plan = rig_plan(rig, "gemm:bf16:nt:w1:8192x8192x64", GEMM);
+  tml_plan *plan = rig_plan(rig, "gemm:bf16:nt:w1:8192x8192x64", gemm.name);
   tml_args args = rig_args(rig, 8192, 0);
   FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
   FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "gemm", 0)->launch.grid[0] == 132);
   tml_plan_destroy(plan);
 }
 
-static void push_rank(test_bed *rig)
+static void check_sends(test_bed *rig, const char *op_name, const char *problem, const char *name)
 {
-  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w2:1000x72x40", PUSH2);
+  tml_plan *plan = rig_plan(rig, problem, name);
   const int64_t sizes[] = {0, 1, 1000};
   for (int i = 0; i < 3; i++) {
     tml_args args = rig_args(rig, sizes[i], 0);
     FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
-    const fake_op *op = rig_op(rig, FAKE_LAUNCH, "gemm_rs", i);
-    FAKE_CHECK(op->launch.grid[0] == (i < 2 ? 1u : 8u) && op->launch.cooperative);
+    const fake_op *op = rig_op(rig, FAKE_LAUNCH, op_name, i);
+    FAKE_CHECK(op->launch.grid[0] == (i < 2 ? 1u : 8u) && is_cooperative(op));
   }
   FAKE_CHECK(rig->comm->slot == 0);
   tml_plan_destroy(plan);
+}
+
+static void sending_rank(test_bed *rig)
+{
+  check_sends(rig, "gemm_rs", "gemm_rs:bf16:nt:w2:1000x72x40", push2.name);
+  check_sends(rig, "gemm_ar", "gemm_ar:bf16:nt:w2:1000x72x40", twoshot2.name);
 }
 
 static void test_kernel(void **state)
@@ -173,7 +199,7 @@ static void test_kernel(void **state)
   (void)state;
   rig_run_ranks(1, NULL, NULL, gemm_rank);
   rig_run_ranks(1, NULL, NULL, persistent_rank);
-  rig_run_ranks(2, NULL, NULL, push_rank);
+  rig_run_ranks(2, NULL, NULL, sending_rank);
 }
 
 /* ---- Fingerprints ---- */
@@ -199,12 +225,12 @@ static uint64_t print_of(test_bed *rig, const char *problem, const char *name, i
 static void prints_rank(test_bed *rig)
 {
   uint64_t *mine = prints[rig->rank];
-  mine[0] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40", PUSH2, 100, 0, 0);
-  mine[1] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40", PUSH2, 99, 0, 1);
-  mine[2] = print_of(rig, "gemm_rs:bf16:nt:w2:100x80x40", PUSH2, 100, 0, 2);
-  mine[3] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x48", PUSH2, 100, 0, 3);
-  mine[4] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40:bias", PUSH2, 100, 1, 4);
-  mine[5] = print_of(rig, "ag_gemm:bf16:nt:w2:100x72x40", CE2, 100, 0, 0);
+  mine[0] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40", push2.name, 100, 0, 0);
+  mine[1] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40", push2.name, 99, 0, 1);
+  mine[2] = print_of(rig, "gemm_rs:bf16:nt:w2:100x80x40", push2.name, 100, 0, 2);
+  mine[3] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x48", push2.name, 100, 0, 3);
+  mine[4] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40:bias", push2.name, 100, 1, 4);
+  mine[5] = print_of(rig, "ag_gemm:bf16:nt:w2:100x72x40", ce2.name, 100, 0, 0);
 }
 
 static void test_fingerprint(void **state)
@@ -257,7 +283,7 @@ static void refuse_rank(test_bed *rig)
 {
   tml_problem problem = rig_problem("gemm_rs:bf16:nt:w2:100x72x40:bias");
   tml_plan *plan = NULL;
-  FAKE_CHECK_OK(tml_plan_create_forced(&plan, rig->comm, &problem, PUSH2));
+  FAKE_CHECK_OK(tml_plan_create_forced(&plan, rig->comm, &problem, push2.name));
   tml_args args = rig_args(rig, 100, 1);
   FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "14400 staging"));
   tml_bytes bytes = {.size = sizeof bytes};
@@ -290,7 +316,7 @@ static void test_refusals(void **state)
 /* A failure in the middle still joins the copy stream. */
 static void broken_rank(test_bed *rig)
 {
-  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w2:100x72x40", CE2);
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w2:100x72x40", ce2.name);
   CUstream stream = new_stream();
   tml_args args = rig_args(rig, 100, 0);
   for (int i = 0; i < 2; i++)
@@ -391,5 +417,5 @@ int main(void)
       cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_refusals),
       cmocka_unit_test(test_broken),      cmocka_unit_test(test_host_cost),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return cmocka_run_group_tests(tests, find_variants, NULL);
 }

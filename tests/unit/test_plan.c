@@ -104,7 +104,8 @@ static void test_bias_kernel(void **state)
 
 static void forced_rank(test_bed *rig)
 {
-  const char *name = "gemm_ar.sm90a.bf16.nt.w2__128x256x64.c1x1.s4.coop.twoshot";
+  rig_shape shape = rig_find("gemm_ar", 2, 128, 256, 1);
+  const char *name = shape.name;
   tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w2:100x64x64", name);
   shown all = explain(plan);
   for (int i = 0; i < all.count; i++)
@@ -154,8 +155,7 @@ static void test_world_of_one(void **state)
 
 static char bank_path[256];
 
-static const char *const picked[2] = {"gemm.sm90a.bf16.nt.w1__128x192x64.c1x1.s4.coop",
-                                      "gemm.sm90a.bf16.nt.w1__256x128x64.c1x1.s4.coop"};
+static rig_shape picked[2];
 
 static void write_picks(int driver)
 {
@@ -169,7 +169,7 @@ static void write_picks(int driver)
                      .machine = {.gpu = "Fake H200", .sms = 132, .cc = 90, .driver = driver}};
     snprintf(pick.machine.link, sizeof pick.machine.link, "none");
     tml_pick_key(&problem, pick.key, sizeof pick.key);
-    snprintf(pick.variant, sizeof pick.variant, "%s", picked[i]);
+    snprintf(pick.variant, sizeof pick.variant, "%s", picked[i].name);
     assert_int_equal(tml_bank_write_pick(writer, &pick), TML_OK);
   }
   assert_int_equal(tml_bank_publish(writer), TML_OK);
@@ -186,7 +186,8 @@ static void picks_rank(test_bed *rig)
   FAKE_CHECK(all.count == 10);
   for (int i = 0; i < all.count; i++) {
     FAKE_CHECK(strcmp(all.source[i], all.bucket[i] <= 256 ? "pick" : "model") == 0);
-    if (all.bucket[i] <= 256) FAKE_CHECK(strcmp(all.variant[i], picked[all.bucket[i] > 64]) == 0);
+    if (all.bucket[i] <= 256)
+      FAKE_CHECK(strcmp(all.variant[i], picked[all.bucket[i] > 64].name) == 0);
   }
   FAKE_CHECK(rig->warnings == expected_warnings);
   tml_plan_destroy(plan);
@@ -200,6 +201,8 @@ static void test_picks(void **state)
   snprintf(bank_path, sizeof bank_path, "%s/test.bank", folder);
   tml_config config = {.bank = bank_path};
   const int drivers[] = {13000, 12040};
+  picked[0] = rig_find("gemm", 1, 128, 192, 1);
+  picked[1] = rig_find("gemm", 1, 256, 128, 1);
   for (int i = 0; i < 2; i++) {
     write_picks(drivers[i]);
     expected_warnings = i;
@@ -283,19 +286,19 @@ static void test_sealed(void **state)
 
 static void bytes_rank(test_bed *rig)
 {
+  rig_shape ce = rig_find("ag_gemm", 3, 128, 128, 1), push = rig_find("gemm_rs", 3, 128, 128, 1),
+            twoshot = rig_find("gemm_ar", 3, 128, 128, 1);
   struct {
     const char *problem, *variant;
     tml_bytes bytes;
   } rows[] = {
       /* S = 34; 3 shards */
-      {"ag_gemm:bf16:nt:w3:100x64x128",
-       "ag_gemm.sm90a.bf16.nt.w3__128x128x64.c1x1.s6.coop.ce",
-       {.slots = 3 * 34 * 128 * 2}},
+      {"ag_gemm:bf16:nt:w3:100x64x128", ce.name, {.slots = 3 * 34 * 128 * 2}},
       {"gemm_rs:bf16:nt:w3:100x264x128",
-       "gemm_rs.sm90a.bf16.nt.w3__128x128x64.c1x1.s6.coop.push",
+       push.name,
        {.staging = 3 * 34 * 264 * 2, .signals = 8 * 3 * 3}},
       {"gemm_ar:bf16:nt:w3:1000x264x128",
-       "gemm_ar.sm90a.bf16.nt.w3__128x128x64.c1x1.s6.coop.twoshot",
+       twoshot.name,
        {.staging = (3 * 334 * 264 * 2 + 1023) / 1024 * 1024 + 3 * 334 * 264 * 2,
         .signals = 8 * 2 * 3 * 3 * 3}},
       {"ag_gemm:bf16:nt:w3:100x64x128",

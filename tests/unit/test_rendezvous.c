@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "cli.h"
 #include "progress.h"
 #include "ranks.h"
 #include "rendezvous.h"
@@ -210,6 +211,33 @@ static void launchers(void **state)
   unsetenv("MASTER_PORT");
 }
 
+static int tell_pid(void *user)
+{
+  pid_t me = getpid();
+  return write(*(int *)user, &me, sizeof me) == (ssize_t)sizeof me ? 7 : 1;
+}
+
+static int die(void *user)
+{
+  (void)user;
+  return raise(SIGKILL);
+}
+
+/* What is prepared before ranks start leaves no CUDA behind in the process that forks them. */
+static void a_process_apart(void **state)
+{
+  int ends[2];
+  pid_t there = 0;
+  (void)state;
+  assert_int_equal(pipe(ends), 0);
+  assert_int_equal(ranks_apart(tell_pid, &ends[1]), 7);
+  assert_int_equal(read(ends[0], &there, sizeof there), (int)sizeof there);
+  assert_true(there != getpid());
+  assert_int_equal(ranks_apart(die, NULL), CLI_FAILED);
+  close(ends[0]);
+  close(ends[1]);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -222,6 +250,7 @@ int main(void)
       cmocka_unit_test(stragglers_are_killed),
       cmocka_unit_test(no_orphans),
       cmocka_unit_test(launchers),
+      cmocka_unit_test(a_process_apart),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

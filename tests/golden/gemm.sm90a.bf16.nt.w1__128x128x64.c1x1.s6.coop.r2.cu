@@ -1,4 +1,4 @@
-// ag_gemm.sm90a.fp16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.ce
+// gemm.sm90a.bf16.nt.w1__128x128x64.c1x1.s6.coop.r2
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
@@ -8,10 +8,10 @@
 //   warp 3        herald: the headers of the call (block 0 of a call on a comm)
 //   warps 4-11    two consumer warpgroups: tensor cores, epilogue
 //
-// Schedule pingpong: the warpgroups take turns, a whole tile each, so that one's epilogue runs under the other's tensor cores; the ring of stages keeps their order.
+// Schedule coop: the warpgroups share every tile, half its rows each.
 //
 // Two kinds of rings in shared memory. Operand stages: producer -> full -> consumers -> empty.
-// Output buffers, 4 of 64x64 elements per consumer warpgroup, used at positions 0, 1, 2, ...:
+// Output buffers, 2 of 64x64 elements per consumer warpgroup, used at positions 0, 1, 2, ...:
 // empty -> (loader -> ready ->) consumer -> full -> storer -> empty. Every position completes exactly
 // one phase of each barrier, whatever the tile needs, so all roles count positions alike.
 // Primitives of sm_90a: the only place with PTX, and the only way to touch memory.
@@ -55,11 +55,6 @@ INLINE void warp_sync(void) { __syncwarp(); }
 // 1 if x is nonzero in all lanes.
 INLINE i32 warp_all(i32 x) { return __all_sync(0xffffffffu, x); }
 INLINE void block_sync(void) { __syncthreads(); }
-// Execution and memory order among all threads of the cluster; costs a GPU-wide memory barrier.
-INLINE void cluster_sync(void)
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 // Execution order alone: for what mbar_init_fence has published, and before leaving.
 INLINE void cluster_meet(void)
 {
@@ -68,25 +63,26 @@ INLINE void cluster_meet(void)
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
 
+// ---- Kernels of a stream ---------------------------------------------------------------------------
+// Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
+INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
 // ---- Shared memory ---------------------------------------------------------------------------------
 extern __shared__ __align__(1024) unsigned char smem_bytes[];
 INLINE u32 smem_base(void) { return (u32)__cvta_generic_to_shared(smem_bytes); }
 
-INLINE u32 smem_load_u32(u32 at)
+// Words that one thread writes while others read them.
+INLINE u32 smem_load_relaxed_u32(u32 at)
 {
   u32 x;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
+  asm volatile("ld.relaxed.cta.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
   return x;
 }
-INLINE u64 smem_load_u64(u32 at)
+INLINE void smem_store_relaxed_u32(u32 at, u32 x)
 {
-  u64 x;
-  asm volatile("ld.shared.u64 %0, [%1];" : "=l"(x) : "r"(at) : "memory");
-  return x;
-}
-INLINE void smem_store_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
+  asm volatile("st.relaxed.cta.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
 }
 // The address of `at` in the shared memory of another block of the cluster.
 INLINE u32 smem_of_block(u32 at, u32 block)
@@ -94,14 +90,6 @@ INLINE u32 smem_of_block(u32 at, u32 block)
   u32 r;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(block));
   return r;
-}
-INLINE void smem_store_cluster_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
-}
-INLINE void smem_store_cluster_u64(u32 at, u64 x)
-{
-  asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(at), "l"(x) : "memory");
 }
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
 // holds of each matrix the elements (l / 4, 2 * (l % 4)) and the next.
@@ -169,13 +157,6 @@ INLINE void mbar_wait(u32 bar, u32 parity)
 INLINE void fence_async_smem(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 INLINE void fence_async_global(void) { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
-// ---- TMA -------------------------------------------------------------------------------------------
-// Coordinates are elements, innermost first. Loads complete on `bar` (bytes); out of bounds reads give
-// zero, out of bounds writes vanish.
-INLINE void tma_prefetch_map(const tensor_map *map)
-{
-  asm volatile("prefetch.tensormap [%0];" ::"l"((u64)map) : "memory");
-}
 INLINE void tma_load_2d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y)
 {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
@@ -252,22 +233,6 @@ INLINE u32 global_load_u32(u64 at)
   asm volatile("ld.global.u32 %0, [%1];" : "=r"(x) : "l"(at) : "memory");
   return x;
 }
-INLINE u64 global_load_u64(u64 at)
-{
-  u64 x;
-  asm volatile("ld.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE u32 global_load_u16(u64 at)
-{
-  u16 x;
-  asm volatile("ld.global.u16 %0, [%1];" : "=h"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE void global_store_u64(u64 at, u64 x)
-{
-  asm volatile("st.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
-}
 INLINE void global_store_u32(u64 at, u32 x)
 {
   asm volatile("st.global.u32 [%0], %1;" ::"l"(at), "r"(x) : "memory");
@@ -301,26 +266,16 @@ INLINE float math_sqrt(float x) { return sqrtf(x); }
 INLINE float math_log(float x) { return __logf(x); }
 INLINE float math_sin(float x) { return __sinf(x); }
 INLINE float math_cos(float x) { return __cosf(x); }
-// Element type fp16: conversions, and the tensor core instructions that take it.
+// Element type bf16: conversions, and the tensor core instructions that take it.
 // Two fp32 -> two elements in one register, `low` in the lower half; round to nearest even.
 INLINE u32 pack2(float low, float high)
 {
   u32 r;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
-INLINE float unpack_low(u32 r)
-{
-  float x;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((u16)r));
-  return x;
-}
-INLINE float unpack_high(u32 r)
-{
-  float x;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((u16)(r >> 16)));
-  return x;
-}
+INLINE float unpack_low(u32 r) { return __uint_as_float(r << 16); }
+INLINE float unpack_high(u32 r) { return __uint_as_float(r & 0xffff0000u); }
 // wgmma: D[64, N] (+)= A[64, 16] B[N, 16]^T for one warpgroup, operands in shared memory.
 //
 // Between issue and the wait that covers it, nothing may touch the accumulators.
@@ -344,7 +299,7 @@ INLINE void wgmma_m64n128k16(float *d, u64 a, u64 b, u32 accumulate)
   asm volatile("{\n\t"
                ".reg .pred p;\n\t"
                "setp.ne.b32 p, %66, 0;\n\t"
-               "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+               "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
                "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
                "%64, %65, p, 1, 1, 0, 0;\n\t"
                "}"
@@ -353,7 +308,6 @@ INLINE void wgmma_m64n128k16(float *d, u64 a, u64 b, u32 accumulate)
 }
 // What every role of the kernel knows of the call: the kernel's parameters, and what the prologue read.
 typedef struct { tensor_map at[1]; } map_table_1;
-typedef struct { tensor_map at[2]; } map_table_2;
 
 typedef struct {
   const tensor_map *map_a;
@@ -363,23 +317,14 @@ typedef struct {
   i32 m;
   i32 n;
   i32 k;
-  i32 rank;
-  i32 shard;
-  u64 fingerprint;
-  u64 timeout_ns;
-  u64 record;
-  const u64 *pad;
-  i32 slot;
   u32 smem;  // shared memory of this block
   u32 block; // of this block in its cluster
   u64 epoch; // number of this call
 } job;
 
 INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
-// ag_gemm by copy engines: shards arrive in a slot of staging, each followed by its signal word.
-// Order: the own shard first, read in place, then the peers' in order of arrival: rank s serves s - 1
-// first, so r receives from r + 1 first.
-INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + step) % 2; }
+// No communication: one shard, every tile is this rank's own.
+INLINE i32 shard_of_step(const job *j, i32 step) { return (void)j, (void)step, 0; }
 INLINE i32 step_kind(i32 step) { return (void)step, 0; }
 // Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
 // nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
@@ -401,8 +346,7 @@ typedef struct {
 
 INLINE i32 shard_rows(const job *j, i32 shard)
 {
-  i32 left = j->m - shard * j->shard;
-  return left < 0 ? 0 : left < j->shard ? left : j->shard;
+  return j->m;
 }
 
 INLINE tile tile_at(const job *j, u32 number)
@@ -413,7 +357,7 @@ INLINE tile tile_at(const job *j, u32 number)
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
-  for (step = 0; step < 2; ++step) {
+  for (step = 0; step < 1; ++step) {
     i32 shard = shard_of_step(j, step);
     i32 rows = div_up(shard_rows(j, shard), 128);
     if (left < rows * columns) {
@@ -431,141 +375,15 @@ INLINE tile tile_at(const job *j, u32 number)
   }
   return t;
 }
-// Waiting for another rank: the one place that does, and it is bounded.
-//
-// A word holds the epoch of its newest event and only grows; waiting means "at least". The poll is
-// relaxed; every 1024 polls it looks at the abort word and at the clock. On success the acquire
-// and the proxy fence make the writer's data visible to this thread, TMA loads included.
-#define FAULT_HEADER_TIMEOUT 1
-#define FAULT_SHARD_TIMEOUT 2
-#define FAULT_PARTIAL_TIMEOUT 3
-#define FAULT_RESULT_TIMEOUT 4
-#define FAULT_SLOT_TIMEOUT 5
-#define FAULT_MISMATCH 6
-#define FAULT_PEER_ABORT 7
-
-// Writes the fault record once and raises the abort word everywhere: from now on no rank waits.
-INLINE void raise_fault(const job *j, u32 code, i32 peer, i64 tile_number, u64 expected, u64 found, u64 waited)
-{
-  u64 own = j->pad[j->rank];
-  i32 r;
-  if (global_swap_gpu(own + 256, 1) == 0) {
-    global_store_relaxed_sys(j->record + 8, (u64)j->rank);
-    global_store_relaxed_sys(j->record + 16, (u64)peer);
-    global_store_relaxed_sys(j->record + 24, (u64)tile_number);
-    global_store_relaxed_sys(j->record + 32, expected);
-    global_store_relaxed_sys(j->record + 40, found);
-    global_store_relaxed_sys(j->record + 48, waited);
-    global_store_release_sys(j->record, (u64)code);
-  }
-  NO_UNROLL
-  for (r = 0; r < 2; ++r) global_store_relaxed_sys(j->pad[r] + 384, 1 + (u64)j->rank);
-}
-
-// 1: *at has reached `expected`. 0: aborted or too late (then the fault is raised); do not wait again.
-INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 tile_number)
-{
-  u64 start = 0, found = global_load_relaxed_sys(at);
-  u32 polls = 0;
-  while (found < expected) {
-    if (++polls % 1024 == 0) {
-      u64 now = clock_ns();
-      if (global_load_relaxed_sys(j->pad[j->rank] + 384) != 0) return 0;
-      if (start == 0) start = now;
-      if (now - start > j->timeout_ns) {
-        raise_fault(j, code, peer, tile_number, expected, found, now - start);
-        return 0;
-      }
-    }
-    pause_ns(20);
-    found = global_load_relaxed_sys(at);
-  }
-  fence_acquire_sys();
-  fence_async_global();
-  return 1;
-}
-// Producer, before the first tile of each shard. 0 after an abort.
-INLINE i32 gate_shard(const job *j, i32 shard)
-{
-  u64 word = j->pad[j->rank] + 8 * (u64)(144 + j->slot * 8 + shard);
-  return wait_for(j, word, j->epoch, FAULT_SHARD_TIMEOUT, shard, shard);
-}
-
-// Every block has read its last shard: the peers may fill this slot again.
-INLINE void call_finished(const job *j)
-{
-  i32 r;
-  NO_UNROLL
-  for (r = 0; r < 2; ++r) {
-    if (r != j->rank) global_store_release_sys(j->pad[r] + 8 * (u64)(128 + j->rank), j->epoch);
-  }
-}
-// The frame of a call on a comm: enter, headers, leave. Protocol: epochs never reset; what alternates
-// alternates by the parity of the epoch; before a call ends, block 0 has seen and compared the headers
-// of all peers, so a rank that finishes call e knows that all peers have started e, hence finished e-1.
-INLINE u64 header_word(u64 pad, u64 epoch, i32 src)
-{
-  return pad + 8 * (u64)(96 + ((i32)(epoch & 1) * 8 + src) * 2);
-}
-
-// First block of a cluster, one thread: reads the epoch for the cluster and decides for all of it
-// whether the call runs at all (after an abort it does not). Before the barrier of the prologue.
-INLINE void call_enter(const job *j)
-{
-  u64 own = j->pad[j->rank];
-  u64 epoch = global_load_relaxed_sys(own + 0) + 1;
-  u64 aborted = global_load_relaxed_sys(own + 384);
-  u32 b;
-  NO_UNROLL
-  for (b = 0; b < 1; ++b) {
-    smem_store_cluster_u64(smem_of_block(j->smem + 229664, b), epoch);
-    smem_store_cluster_u32(smem_of_block(j->smem + 229672, b), aborted != 0);
-  }
-  if (aborted != 0) global_store_relaxed_sys(j->record + 56, aborted);
-}
-
-// Block 0, one lane per peer: announces this call to the peer, then waits for the peer's announcement
-// and compares. Runs beside the other roles.
-INLINE void call_headers(const job *j, i32 peer)
-{
-  u64 there = header_word(j->pad[peer], j->epoch, j->rank);
-  u64 here = header_word(j->pad[j->rank], j->epoch, peer);
-  u64 epoch, print;
-  global_store_relaxed_sys(there + 8, j->fingerprint);
-  global_store_release_sys(there, j->epoch);
-  if (!wait_for(j, here, j->epoch, FAULT_HEADER_TIMEOUT, peer, -1)) return;
-  epoch = global_load_relaxed_sys(here);
-  print = global_load_relaxed_sys(here + 8);
-  if (print != j->fingerprint || epoch != j->epoch) {
-    raise_fault(j, FAULT_MISMATCH, peer, -1, j->fingerprint, print, 0);
-  }
-}
-
-// One thread of each block, after all roles of the block have finished. The last one closes the call:
-// the epoch moves on, and an abort that came meanwhile is shown to the host.
-INLINE void call_leave(const job *j)
-{
-  u64 own = j->pad[j->rank];
-  u64 aborted;
-  if (global_add_gpu(own + 128, 1) + 1 != block_count()) return;
-  global_store_relaxed_sys(own + 128, 0);
-  aborted = global_load_relaxed_sys(own + 384);
-  if (aborted != 0) {
-    global_store_relaxed_sys(j->record + 56, aborted);
-  } else {
-    call_finished(j);
-  }
-  global_store_relaxed_sys(own + 0, j->epoch);
-}
 
 // Barriers of the output buffer that consumer warpgroup `group` uses at `position`, and the parity that
 // a waiter for its completed phase gives.
-INLINE u32 out_index(u32 group, u32 position) { return group * 4 + position % 4; }
-INLINE u32 out_parity(u32 position) { return position / 4 & 1; }
-INLINE u32 out_buffer(const job *j, u32 index) { return j->smem + 163840 + index * 8192; }
-INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229456 + 8 * index; }
-INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229520 + 8 * index; }
-INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229584 + 8 * index; }
+INLINE u32 out_index(u32 group, u32 position) { return group * 2 + position % 2; }
+INLINE u32 out_parity(u32 position) { return position / 2 & 1; }
+INLINE u32 out_buffer(const job *j, u32 index) { return j->smem + 196608 + index * 8192; }
+INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229472 + 8 * index; }
+INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229504 + 8 * index; }
+INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229536 + 8 * index; }
 
 // First tile of this block's cluster, and the stride to its next.
 INLINE u32 first_tile(void) { return block_id() / 1; }
@@ -576,33 +394,26 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
 {
   u32 full = j->smem + 229376 + 8 * stage;
   u32 a = j->smem + 0 + stage * 16384;
-  u32 b = j->smem + 81920 + stage * 16384;
+  u32 b = j->smem + 98304 + stage * 16384;
   mbar_arrive_expect(full, 32768);
   tma_load_2d(a, map_a, full, k, row);
   tma_load_2d(b, j->map_b, full, k, column);
 }
 
-INLINE void produce(const job *j)
+INLINE void produce(job *j)
 {
   u32 number, stage = 0, parity = 1;
   i32 k_tiles = div_up(j->k, 64);
-  u32 arrived = 1u << j->rank;
-  i32 alive = 1;
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
     const tensor_map *map_a = j->map_a;
     i32 i, row = t.tm * 128;
     if (t.kind == TILE_END || t.kind == TILE_COPY) break;
-    map_a += t.shard;
-    if ((arrived >> t.shard & 1) == 0) {
-      if (alive) alive = gate_shard(j, t.shard);
-      arrived |= 1u << t.shard;
-    }
     NO_UNROLL
     for (i = 0; i < k_tiles; ++i) {
-      mbar_wait(j->smem + 229416 + 8 * stage, parity);
+      mbar_wait(j->smem + 229424 + 8 * stage, parity);
       load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
-      if (++stage == 5) {
+      if (++stage == 6) {
         stage = 0;
         parity ^= 1;
       }
@@ -611,31 +422,33 @@ INLINE void produce(const job *j)
 }
 
 // One output buffer to where its tile belongs; y: row in the shard.
-INLINE void store_buffer(const job *j, const tile *t, u32 buffer, i32 x, i32 y)
+INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
 {
-  tma_store_2d(j->map_c + t->shard, buffer, x, y);
+  (void)quiet;
+  (void)t;
+  tma_store_2d(j->map_c, buffer, x, y);
 }
 
-INLINE void store(const job *j)
+INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
-  u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
+  i32 quiet = 0;   // nothing may leave this rank
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
     NO_UNROLL
-    for (i = 0; i < 2; ++i) {
+    for (i = 0; i < 1; ++i) {
       NO_UNROLL
       for (sub = 0; sub < 2; ++sub) {
         NO_UNROLL
-        for (group = 0; group < 1; ++group) {
-          u32 index = out_index(turn, position);
+        for (group = 0; group < 2; ++group) {
+          u32 index = out_index(group, position);
           mbar_wait(out_full(j, index), out_parity(position));
-          store_buffer(j, &t, out_buffer(j, index), t.tn * 128 + sub * 64,
-                       t.tm * 128 + ((i32)group * 2 + i) * 64);
+          store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
+                       t.tm * 128 + ((i32)group * 1 + i) * 64);
           tma_store_commit();
           if (pending != 0) {
             tma_store_wait_read(1);
@@ -649,10 +462,6 @@ INLINE void store(const job *j)
     tma_store_wait_read(0);
     mbar_arrive(pending);
     pending = 0;
-    u32 swap = position;
-    position = other_position;
-    other_position = swap;
-    turn ^= 1;
   }
   tma_store_wait(0);
 }
@@ -660,34 +469,30 @@ INLINE void store(const job *j)
 // One lane of the warpgroup (one per block of the cluster) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
 {
-  if (thread == 0) mbar_arrive(j->smem + 229416 + 8 * stage);
+  if (thread == 0) mbar_arrive(j->smem + 229424 + 8 * stage);
 }
 
 // All k-tiles of one tile into acc, from k-tile number `at` of this block on. The newest group is still
 // in flight on return: acc belongs to the tensor cores until multiply_end.
 INLINE void multiply_begin(const job *j, float *acc, u32 group, u32 thread, i32 k_tiles, u32 at)
 {
-  u32 stage = at % 5, parity = at / 5 & 1, previous = 0;
+  u32 stage = at % 6, parity = at / 6 & 1, previous = 0;
   i32 i;
   NO_UNROLL
   for (i = 0; i < k_tiles; ++i) {
-    u64 a = wgmma_operand(j->smem + 0 + stage * 16384);
-    u64 b = wgmma_operand(j->smem + 81920 + stage * 16384);
+    u64 a = wgmma_operand(j->smem + 0 + stage * 16384 + group * 8192);
+    u64 b = wgmma_operand(j->smem + 98304 + stage * 16384);
     mbar_wait(j->smem + 229376 + 8 * stage, parity);
     wgmma_fence();
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 0), wgmma_step_k(b, 0), i > 0);
-    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 0), wgmma_step_k(b, 0), i > 0);
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 1), wgmma_step_k(b, 1), 1);
-    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 1), wgmma_step_k(b, 1), 1);
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 2), wgmma_step_k(b, 2), 1);
-    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 2), wgmma_step_k(b, 2), 1);
     wgmma_m64n128k16(acc + 0, wgmma_step_k(a, 3), wgmma_step_k(b, 3), 1);
-    wgmma_m64n128k16(acc + 64, wgmma_step_k(a + 512, 3), wgmma_step_k(b, 3), 1);
     wgmma_commit();
     wgmma_wait(1);
     if (i > 0) release_stage(j, previous, thread);
     previous = stage;
-    if (++stage == 5) {
+    if (++stage == 6) {
       stage = 0;
       parity ^= 1;
     }
@@ -698,7 +503,7 @@ INLINE void multiply_begin(const job *j, float *acc, u32 group, u32 thread, i32 
 INLINE void multiply_end(const job *j, u32 thread, u32 at)
 {
   wgmma_wait(0);
-  release_stage(j, at % 5, thread);
+  release_stage(j, at % 6, thread);
 }
 
 // Address of this lane's row for the 16 columns `q` of an output buffer (swizzled as TMA does for rows of
@@ -747,36 +552,21 @@ INLINE void write_buffer(const job *j, const tile *t, float *values, i32 column,
   ++*position;
 }
 
-// Turns: a warpgroup enters the ring of stages when the other has seen its last stage filled. Without it
-// the parity of a stage would be ambiguous, since each warpgroup skips the other's k-tiles.
-INLINE void await_turn(const job *j, u32 group, u32 count)
-{
-  mbar_wait(j->smem + 229648 + 8 * group, (count & 1) ^ 1 ^ group);
-}
-INLINE void pass_turn(const job *j, u32 group, u32 thread)
-{
-  if (thread == 0) mbar_arrive(j->smem + 229648 + 8 * (group ^ 1));
-}
-
 INLINE void consume(const job *j, u32 group, u32 thread)
 {
-  float acc[128], values[32];
+  float acc[64], values[32];
   i32 part, e, k_tiles = div_up(j->k, 64);
-  u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
-  u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
+  u32 number = first_tile(), stride = tile_stride();
+  u32 position = 0, at = 0, step = (u32)k_tiles;
   tile t = tile_at(j, number), next;
   for (; t.kind != TILE_END && t.kind != TILE_COPY; t = next, number += stride, at += step) {
-    await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
-    pass_turn(j, group, thread);
     next = tile_at(j, number + stride); // under the last tensor core instructions
     multiply_end(j, thread, at + (u32)k_tiles - 1);
     NO_UNROLL
-    for (part = 0; part < 4; ++part) { // one copy of the epilogue's code for all parts
+    for (part = 0; part < 2; ++part) { // one copy of the epilogue's code for all parts
       if (part == 0) for (e = 0; e < 32; ++e) values[e] = acc[0 + e];
       if (part == 1) for (e = 0; e < 32; ++e) values[e] = acc[32 + e];
-      if (part == 2) for (e = 0; e < 32; ++e) values[e] = acc[64 + e];
-      if (part == 3) for (e = 0; e < 32; ++e) values[e] = acc[96 + e];
       write_buffer(j, &t, values, t.tn * 128 + part % 2 * 64 + (i32)(thread & 3) * 2,
                    group, thread, &position);
     }
@@ -787,37 +577,28 @@ INLINE void init_barriers(const job *j)
 {
   u32 i;
   NO_UNROLL
-  for (i = 0; i < 5; ++i) {
+  for (i = 0; i < 6; ++i) {
     mbar_init(j->smem + 229376 + 8 * i, 1);
-    mbar_init(j->smem + 229416 + 8 * i, 1);
+    mbar_init(j->smem + 229424 + 8 * i, 2);
   }
   NO_UNROLL
-  for (i = 0; i < 8; ++i) {
+  for (i = 0; i < 4; ++i) {
     mbar_init(out_full(j, i), 4);
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
-  mbar_init(j->smem + 229648, 1);
-  mbar_init(j->smem + 229656, 1);
-  smem_store_u32(j->smem + 229676, 0);
+  smem_store_relaxed_u32(j->smem + 229584, 0);
   mbar_init_fence();
 }
 
-KERNEL(384, 1) tml_ag_gemm_sm90a_fp16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
-    const GRID_CONSTANT map_table_2 map_a,
+KERNEL(384, 1) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_s6_coop_r2(
+    const GRID_CONSTANT map_table_1 map_a,
     const GRID_CONSTANT map_table_1 map_b,
-    const GRID_CONSTANT map_table_2 map_c,
+    const GRID_CONSTANT map_table_1 map_c,
     u64 bias,
     i32 m,
     i32 n,
-    i32 k,
-    i32 rank,
-    i32 shard,
-    u64 fingerprint,
-    u64 timeout_ns,
-    u64 record,
-    const GRID_CONSTANT addr_table pad,
-    i32 slot)
+    i32 k)
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
@@ -828,33 +609,22 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_fp16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
   j.m = m;
   j.n = n;
   j.k = k;
-  j.rank = rank;
-  j.shard = shard;
-  j.fingerprint = fingerprint;
-  j.timeout_ns = timeout_ns;
-  j.record = record;
-  j.pad = pad.at;
-  j.slot = slot;
   j.smem = smem_base();
   j.block = 0;
   j.epoch = 0;
   if (thread == 0) init_barriers(&j);
-  if (thread == 0 && j.block == 0) call_enter(&j);
   block_sync();
-  if (smem_load_u32(j.smem + 229672) != 0) return;
-  j.epoch = smem_load_u64(j.smem + 229664);
+  grid_start_next();
+  grid_wait_previous();
 
   if (warp < 4) {
     regs_decrease(56);
     if (warp == 0 && lane == 0) produce(&j);
     if (warp == 1 && lane == 0) store(&j);
-    if (warp == 3 && block_id() == 0 && lane < 2 && (i32)lane != j.rank) call_headers(&j, (i32)lane);
   } else {
     regs_increase(224);
     consume(&j, (warp - 4) / 4, thread % 128);
   }
 
   warp_sync();
-  block_sync();
-  if (thread == 0) call_leave(&j);
 }

@@ -1,4 +1,4 @@
-// gemm_rs.sm90a.fp16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.push
+// gemm_ar.sm90a.bf16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.win24.twoshot
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
@@ -55,11 +55,6 @@ INLINE void warp_sync(void) { __syncwarp(); }
 // 1 if x is nonzero in all lanes.
 INLINE i32 warp_all(i32 x) { return __all_sync(0xffffffffu, x); }
 INLINE void block_sync(void) { __syncthreads(); }
-// Execution and memory order among all threads of the cluster; costs a GPU-wide memory barrier.
-INLINE void cluster_sync(void)
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 // Execution order alone: for what mbar_init_fence has published, and before leaving.
 INLINE void cluster_meet(void)
 {
@@ -68,25 +63,26 @@ INLINE void cluster_meet(void)
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
 
+// ---- Kernels of a stream ---------------------------------------------------------------------------
+// Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
+INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
 // ---- Shared memory ---------------------------------------------------------------------------------
 extern __shared__ __align__(1024) unsigned char smem_bytes[];
 INLINE u32 smem_base(void) { return (u32)__cvta_generic_to_shared(smem_bytes); }
 
-INLINE u32 smem_load_u32(u32 at)
+// Words that one thread writes while others read them.
+INLINE u32 smem_load_relaxed_u32(u32 at)
 {
   u32 x;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
+  asm volatile("ld.relaxed.cta.shared.u32 %0, [%1];" : "=r"(x) : "r"(at) : "memory");
   return x;
 }
-INLINE u64 smem_load_u64(u32 at)
+INLINE void smem_store_relaxed_u32(u32 at, u32 x)
 {
-  u64 x;
-  asm volatile("ld.shared.u64 %0, [%1];" : "=l"(x) : "r"(at) : "memory");
-  return x;
-}
-INLINE void smem_store_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
+  asm volatile("st.relaxed.cta.shared.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
 }
 // The address of `at` in the shared memory of another block of the cluster.
 INLINE u32 smem_of_block(u32 at, u32 block)
@@ -94,14 +90,6 @@ INLINE u32 smem_of_block(u32 at, u32 block)
   u32 r;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(block));
   return r;
-}
-INLINE void smem_store_cluster_u32(u32 at, u32 x)
-{
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(at), "r"(x) : "memory");
-}
-INLINE void smem_store_cluster_u64(u32 at, u64 x)
-{
-  asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(at), "l"(x) : "memory");
 }
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
 // holds of each matrix the elements (l / 4, 2 * (l % 4)) and the next.
@@ -169,13 +157,6 @@ INLINE void mbar_wait(u32 bar, u32 parity)
 INLINE void fence_async_smem(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 INLINE void fence_async_global(void) { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
-// ---- TMA -------------------------------------------------------------------------------------------
-// Coordinates are elements, innermost first. Loads complete on `bar` (bytes); out of bounds reads give
-// zero, out of bounds writes vanish.
-INLINE void tma_prefetch_map(const tensor_map *map)
-{
-  asm volatile("prefetch.tensormap [%0];" ::"l"((u64)map) : "memory");
-}
 INLINE void tma_load_2d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y)
 {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
@@ -252,22 +233,6 @@ INLINE u32 global_load_u32(u64 at)
   asm volatile("ld.global.u32 %0, [%1];" : "=r"(x) : "l"(at) : "memory");
   return x;
 }
-INLINE u64 global_load_u64(u64 at)
-{
-  u64 x;
-  asm volatile("ld.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE u32 global_load_u16(u64 at)
-{
-  u16 x;
-  asm volatile("ld.global.u16 %0, [%1];" : "=h"(x) : "l"(at) : "memory");
-  return x;
-}
-INLINE void global_store_u64(u64 at, u64 x)
-{
-  asm volatile("st.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
-}
 INLINE void global_store_u32(u64 at, u32 x)
 {
   asm volatile("st.global.u32 [%0], %1;" ::"l"(at), "r"(x) : "memory");
@@ -301,26 +266,16 @@ INLINE float math_sqrt(float x) { return sqrtf(x); }
 INLINE float math_log(float x) { return __logf(x); }
 INLINE float math_sin(float x) { return __sinf(x); }
 INLINE float math_cos(float x) { return __cosf(x); }
-// Element type fp16: conversions, and the tensor core instructions that take it.
+// Element type bf16: conversions, and the tensor core instructions that take it.
 // Two fp32 -> two elements in one register, `low` in the lower half; round to nearest even.
 INLINE u32 pack2(float low, float high)
 {
   u32 r;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
-INLINE float unpack_low(u32 r)
-{
-  float x;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((u16)r));
-  return x;
-}
-INLINE float unpack_high(u32 r)
-{
-  float x;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((u16)(r >> 16)));
-  return x;
-}
+INLINE float unpack_low(u32 r) { return __uint_as_float(r << 16); }
+INLINE float unpack_high(u32 r) { return __uint_as_float(r & 0xffff0000u); }
 // wgmma: D[64, N] (+)= A[64, 16] B[N, 16]^T for one warpgroup, operands in shared memory.
 //
 // Between issue and the wait that covers it, nothing may touch the accumulators.
@@ -344,7 +299,7 @@ INLINE void wgmma_m64n128k16(float *d, u64 a, u64 b, u32 accumulate)
   asm volatile("{\n\t"
                ".reg .pred p;\n\t"
                "setp.ne.b32 p, %66, 0;\n\t"
-               "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+               "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
                "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
                "%64, %65, p, 1, 1, 0, 0;\n\t"
                "}"
@@ -354,6 +309,7 @@ INLINE void wgmma_m64n128k16(float *d, u64 a, u64 b, u32 accumulate)
 // What every role of the kernel knows of the call: the kernel's parameters, and what the prologue read.
 typedef struct { tensor_map at[1]; } map_table_1;
 typedef struct { tensor_map at[2]; } map_table_2;
+typedef struct { tensor_map at[3]; } map_table_3;
 
 typedef struct {
   const tensor_map *map_a;
@@ -373,17 +329,20 @@ typedef struct {
   const u64 *signals;
   const tensor_map *map_in;
   const tensor_map *map_out;
+  const tensor_map *map_fin;
   u32 smem;  // shared memory of this block
   u32 block; // of this block in its cluster
   u64 epoch; // number of this call
 } job;
 
 INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
-// gemm_rs by epilogue push: tiles that others own come first and go straight into the owner's staging,
-// each followed by its signal; own tiles come last and add the partials, in fp32 and in rank order.
-// First sends wait for nothing, so the call needs no more than all blocks resident (cooperative launch).
+// gemm_ar in two shots: as push, then the owner of a tile pushes the finished tile to every peer's
+// staging, and each rank copies the tiles of the others into its own C at the end.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
-INLINE i32 step_kind(i32 step) { return step < 1 ? 1 : 0; }
+INLINE i32 step_kind(i32 step)
+{
+  return step < 1 ? 1 : step == 1 ? 0 : 2;
+}
 // Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
 // nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
 // the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
@@ -416,7 +375,7 @@ INLINE tile tile_at(const job *j, u32 number)
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
-  for (step = 0; step < 2; ++step) {
+  for (step = 0; step < 3; ++step) {
     i32 shard = shard_of_step(j, step);
     i32 rows = div_up(shard_rows(j, shard), 128);
     if (left < rows * columns) {
@@ -505,16 +464,46 @@ INLINE i32 wait_partials(const job *j, const tile *t)
   return 1;
 }
 
+// Loader, before it reads a finished tile of another rank. 0 after an abort.
+INLINE i32 wait_result(const job *j, const tile *t)
+{
+  return wait_for(j, signal_word(j, j->rank, 2 + t->shard, t->number), j->epoch,
+                  FAULT_RESULT_TIMEOUT, t->shard, t->number);
+}
+
+// The send window: at most 48 blocks of this rank send a partial tile at a time. That many fill the
+// link; more would only queue up inside their SMs, where waiting stores hold up the main loop's loads.
+// Who holds a turn waits for nothing but its own stores, so turns always come back.
+INLINE void enter_window(const job *j)
+{
+  u64 own = j->pad[j->rank];
+  u64 turn = global_add_gpu(own + 1280, 1);
+  if (turn >= 48) wait_for(j, own + 1408, turn - 47, FAULT_PARTIAL_TIMEOUT, j->rank, -1);
+}
+INLINE void leave_window(const job *j)
+{
+  global_add_gpu(j->pad[j->rank] + 1408, 1);
+}
+
 // Storer, when the tile's stores are complete and visible to it.
 INLINE void signal_tile(const job *j, const tile *t)
 {
   if (t->kind == TILE_SEND) {
     global_store_release_sys(signal_word(j, t->shard, j->rank, t->number), j->epoch);
   }
+  if (t->kind == TILE_OWN) {
+    i32 r;
+    NO_UNROLL
+    for (r = 0; r < 2; ++r) {
+      if (r != j->rank) {
+        global_store_release_sys(signal_word(j, r, 2 + j->rank, t->number), j->epoch);
+      }
+    }
+  }
 }
 
-INLINE void call_finished(const job *j) { (void)j; }
-// The frame of a call on a comm: enter, headers, leave. Protocol: epochs never reset; what alternates
+INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
+// The frame of a call on a comm: its number, headers, leave. Protocol: epochs never reset; what alternates
 // alternates by the parity of the epoch; before a call ends, block 0 has seen and compared the headers
 // of all peers, so a rank that finishes call e knows that all peers have started e, hence finished e-1.
 INLINE u64 header_word(u64 pad, u64 epoch, i32 src)
@@ -522,21 +511,12 @@ INLINE u64 header_word(u64 pad, u64 epoch, i32 src)
   return pad + 8 * (u64)(96 + ((i32)(epoch & 1) * 8 + src) * 2);
 }
 
-// First block of a cluster, one thread: reads the epoch for the cluster and decides for all of it
-// whether the call runs at all (after an abort it does not). Before the barrier of the prologue.
-INLINE void call_enter(const job *j)
-{
-  u64 own = j->pad[j->rank];
-  u64 epoch = global_load_relaxed_sys(own + 0) + 1;
-  u64 aborted = global_load_relaxed_sys(own + 384);
-  u32 b;
-  NO_UNROLL
-  for (b = 0; b < 1; ++b) {
-    smem_store_cluster_u64(smem_of_block(j->smem + 229664, b), epoch);
-    smem_store_cluster_u32(smem_of_block(j->smem + 229672, b), aborted != 0);
-  }
-  if (aborted != 0) global_store_relaxed_sys(j->record + 56, aborted);
-}
+// The number of this call: one more than the last finished one. The last block moves the word on when all
+// blocks are done with it, so every role may read it for itself, when it needs it.
+INLINE u64 call_epoch(const job *j) { return global_load_relaxed_sys(j->pad[j->rank] + 0) + 1; }
+
+// Nonzero after an abort. A call that begins so runs out without waiting, and publishes nothing.
+INLINE u64 call_aborted(const job *j) { return global_load_relaxed_sys(j->pad[j->rank] + 384); }
 
 // Block 0, one lane per peer: announces this call to the peer, then waits for the peer's announcement
 // and compares. Runs beside the other roles.
@@ -545,6 +525,7 @@ INLINE void call_headers(const job *j, i32 peer)
   u64 there = header_word(j->pad[peer], j->epoch, j->rank);
   u64 here = header_word(j->pad[j->rank], j->epoch, peer);
   u64 epoch, print;
+  if (call_aborted(j)) return;
   global_store_relaxed_sys(there + 8, j->fingerprint);
   global_store_release_sys(there, j->epoch);
   if (!wait_for(j, here, j->epoch, FAULT_HEADER_TIMEOUT, peer, -1)) return;
@@ -559,17 +540,16 @@ INLINE void call_headers(const job *j, i32 peer)
 // the epoch moves on, and an abort that came meanwhile is shown to the host.
 INLINE void call_leave(const job *j)
 {
-  u64 own = j->pad[j->rank];
-  u64 aborted;
+  u64 own = j->pad[j->rank], epoch = call_epoch(j), aborted;
   if (global_add_gpu(own + 128, 1) + 1 != block_count()) return;
   global_store_relaxed_sys(own + 128, 0);
-  aborted = global_load_relaxed_sys(own + 384);
+  aborted = call_aborted(j);
   if (aborted != 0) {
     global_store_relaxed_sys(j->record + 56, aborted);
   } else {
-    call_finished(j);
+    call_finished(j, epoch);
   }
-  global_store_relaxed_sys(own + 0, j->epoch);
+  global_store_relaxed_sys(own + 0, epoch);
 }
 
 // Barriers of the output buffer that consumer warpgroup `group` uses at `position`, and the parity that
@@ -596,7 +576,7 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
   tma_load_2d(b, j->map_b, full, k, column);
 }
 
-INLINE void produce(const job *j)
+INLINE void produce(job *j)
 {
   u32 number, stage = 0, parity = 1;
   i32 k_tiles = div_up(j->k, 64);
@@ -619,25 +599,45 @@ INLINE void produce(const job *j)
 }
 
 // One output buffer to where its tile belongs; y: row in the shard.
-INLINE void store_buffer(const job *j, const tile *t, u32 buffer, i32 x, i32 y)
+INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
 {
-  if (t->kind == TILE_SEND) {
+  (void)quiet;
+  if (t->kind == TILE_SEND && !quiet) {
     tma_store_4d(j->map_out + t->shard, buffer, x, y, j->rank, (i32)(j->epoch & 1));
-  } else {
-    tma_store_2d(j->map_c, buffer, x, y);
+  } else if (t->kind != TILE_SEND) {
+    tma_store_2d(j->map_c + t->shard, buffer, x, y);
+    if (t->kind == TILE_OWN && !quiet) {
+      i32 r;
+      NO_UNROLL
+      for (r = 0; r < 2; ++r) {
+        if (r != j->rank) tma_store_4d(j->map_fin + r, buffer, x, y, 0, (i32)(j->epoch & 1));
+      }
+    }
   }
 }
 
-INLINE void store(const job *j)
+INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
   u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
+  i32 quiet = 0;   // nothing may leave this rank
+  j->epoch = call_epoch(j);
+  quiet = call_aborted(j) != 0;
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
+    if (t.kind == TILE_SEND) {
+      // The whole tile first: a turn of the window is then as short as the link allows.
+      NO_UNROLL
+      for (group = 0; group < 1; ++group) {
+        u32 last = position + 3;
+        mbar_wait(out_full(j, out_index(turn, last)), out_parity(last));
+      }
+      enter_window(j);
+    }
     NO_UNROLL
     for (i = 0; i < 2; ++i) {
       NO_UNROLL
@@ -646,7 +646,7 @@ INLINE void store(const job *j)
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
-          store_buffer(j, &t, out_buffer(j, index), t.tn * 128 + sub * 64,
+          store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
           if (pending != 0) {
@@ -661,9 +661,10 @@ INLINE void store(const job *j)
     tma_store_wait_read(0);
     mbar_arrive(pending);
     pending = 0;
-    if (t.kind != TILE_COPY && smem_load_u32(j->smem + 229676) == 0) {
+    if (t.kind == TILE_SEND) leave_window(j); // all is on its way
+    if (t.kind != TILE_COPY) {
       tma_store_wait(0);
-      signal_tile(j, &t);
+      if (!quiet && smem_load_relaxed_u32(j->smem + 229664) == 0) signal_tile(j, &t);
     }
     u32 swap = position;
     position = other_position;
@@ -699,6 +700,11 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
             tma_load_4d(out_buffer(j, index), j->map_in, out_ready(j, index), x, row, src, half);
           } else {
             mbar_arrive(out_ready(j, index));
+            if (t->kind == TILE_COPY) {
+              mbar_arrive_many(out_full(j, index), 3); // in place of the consumer's warps
+              mbar_arrive_expect(out_full(j, index), 8192);
+              tma_load_4d(out_buffer(j, index), j->map_in + 1 + t->shard, out_full(j, index), x, row, 0, half);
+            }
           }
         }
         ++position;
@@ -708,15 +714,17 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
   *at = position;
 }
 
-INLINE void load(const job *j)
+INLINE void load(job *j)
 {
   u32 number, turn = 0, position[2] = {0, 0};
   i32 alive = 1;
+  j->epoch = call_epoch(j);
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
     if (t.kind == TILE_END) break;
     if (alive && t.kind == TILE_OWN) alive = wait_partials(j, &t);
-    if (!alive) smem_store_u32(j->smem + 229676, 1); // the storer publishes nothing from here on
+    if (alive && t.kind == TILE_COPY) alive = wait_result(j, &t);
+    if (!alive) smem_store_relaxed_u32(j->smem + 229664, 1); // the storer publishes nothing from here on
     if (turn == 0) {
       load_buffers(j, &t, 0, &position[0]);
     } else {
@@ -904,14 +912,14 @@ INLINE void init_barriers(const job *j)
   }
   mbar_init(j->smem + 229648, 1);
   mbar_init(j->smem + 229656, 1);
-  smem_store_u32(j->smem + 229676, 0);
+  smem_store_relaxed_u32(j->smem + 229664, 0);
   mbar_init_fence();
 }
 
-KERNEL(384, 1) tml_gemm_rs_sm90a_fp16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_push(
+KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_win24_twoshot(
     const GRID_CONSTANT map_table_1 map_a,
     const GRID_CONSTANT map_table_1 map_b,
-    const GRID_CONSTANT map_table_1 map_c,
+    const GRID_CONSTANT map_table_2 map_c,
     u64 bias,
     i32 m,
     i32 n,
@@ -924,8 +932,9 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_fp16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_push
     const GRID_CONSTANT addr_table pad,
     i32 signal_stride,
     const GRID_CONSTANT addr_table signals,
-    const GRID_CONSTANT map_table_1 map_in,
-    const GRID_CONSTANT map_table_2 map_out)
+    const GRID_CONSTANT map_table_3 map_in,
+    const GRID_CONSTANT map_table_2 map_out,
+    const GRID_CONSTANT map_table_2 map_fin)
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
@@ -946,21 +955,23 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_fp16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_push
   j.signals = signals.at;
   j.map_in = map_in.at;
   j.map_out = map_out.at;
+  j.map_fin = map_fin.at;
   j.smem = smem_base();
   j.block = 0;
   j.epoch = 0;
   if (thread == 0) init_barriers(&j);
-  if (thread == 0 && j.block == 0) call_enter(&j);
   block_sync();
-  if (smem_load_u32(j.smem + 229672) != 0) return;
-  j.epoch = smem_load_u64(j.smem + 229664);
+  grid_start_next();
 
   if (warp < 4) {
     regs_decrease(56);
     if (warp == 0 && lane == 0) produce(&j);
     if (warp == 1 && lane == 0) store(&j);
     if (warp == 2 && lane == 0) load(&j);
-    if (warp == 3 && block_id() == 0 && lane < 2 && (i32)lane != j.rank) call_headers(&j, (i32)lane);
+    if (warp == 3 && block_id() == 0 && lane < 2 && (i32)lane != j.rank) {
+      j.epoch = call_epoch(&j);
+      call_headers(&j, (i32)lane);
+    }
   } else {
     regs_increase(224);
     consume(&j, (warp - 4) / 4, thread % 128);
