@@ -1,5 +1,6 @@
 -- The control pad: one block of 64-bit words per rank, in symmetric memory, zeroed once.
--- Words with different writers or pollers stand in different 128-byte lines (16 words).
+-- This rank's own words stand in 128-byte lines (16 words) of their own; those that peers write share lines
+-- with their like.
 --
 --   word                       writer          meaning
 --   epoch                      this rank       number of the last finished call

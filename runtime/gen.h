@@ -90,7 +90,8 @@ typedef struct tml_variant {
   int threads;
   int smem;        /* dynamic bytes */
   int cooperative; /* launch with the cooperative attribute */
-  int overlap;     /* may start before the stream's previous kernel ends: it waits itself */
+  int overlap;     /* may start before the stream's previous kernel ends: it, or the gate
+                      before it, waits for what ran before */
   int param_count;
   tml_param params[TML_PARAM_COUNT]; /* in signature order */
   int requires_count;
@@ -105,6 +106,8 @@ typedef struct tml_variant {
   X(abort)             \
   X(slot_last)         \
   X(outbox)            \
+  X(send_head)         \
+  X(send_tail)         \
   X(header)            \
   X(done)              \
   X(shard)             \

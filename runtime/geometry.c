@@ -32,6 +32,7 @@ size_t tml_finished_at(int world, int64_t m, int64_t n)
 
 void tml_fused_bytes(const tml_variant *v, int64_t m, int64_t n, int64_t k, tml_bytes *out)
 {
+  if (m < 1) m = 1; /* an empty call still needs a segment for its maps */
   size_t words = (size_t)v->world * (size_t)tml_signal_stride(v, m, n);
   *out = (tml_bytes){.size = sizeof *out};
   switch (v->pattern) {

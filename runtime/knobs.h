@@ -9,7 +9,7 @@
        "folder with gen/ and templates/, read instead of the embedded copies")                 \
   TEXT(force, "TIDEMILL_FORCE", "none", "name of the variant that every plan must use")        \
   FLAG(no_jit, "TIDEMILL_NO_JIT", "0", "1: never compile at load time")                        \
-  FLAG(strict, "TIDEMILL_STRICT", "0", "1: never pick unfused NCCL variants")                  \
+  FLAG(strict, "TIDEMILL_STRICT", "0", "1: never pick nccl or cublaslt")                       \
   FLAG(bank_writable, "TIDEMILL_BANK_WRITABLE", "0", "1: keep what was compiled at load time") \
   REAL(timeout_us, "TIDEMILL_TIMEOUT_US", "10000000",                                          \
        "bound of every wait, in microseconds; 100000 .. 600000000")

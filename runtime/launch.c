@@ -201,7 +201,8 @@ static tml_status ce_copies(const tml_plan *plan, const tml_call *call)
 }
 
 /* The copies run beside the GEMM, between the gate and the end of the call. Once the copy stream is
- * forked it is joined again whatever fails: the caller's buffers and a capture depend on it. */
+ * forked it is joined again whatever fails: the caller's buffers and a capture depend on it, and so does
+ * the next call: the GEMM does not wait for the gate, so only the join says that the gate has ended. */
 static tml_status ce_run(const tml_plan *plan, const tml_call *call, CUstream stream)
 {
   const tml_comm *comm = plan->comm;

@@ -3,14 +3,22 @@
  * This header is the manual. Units: m, n, k and leading dimensions in elements, sizes in bytes,
  * times in microseconds unless a name says otherwise. Every function returns a status; the detail,
  * a sentence that says what to do, is tml_last_error() of the calling thread. Nothing is printed,
- * nothing aborts. Structs that the caller fills open with `size` (set it to sizeof), so that a newer
- * library accepts an older caller; zero is the default of every other field.
+ * nothing aborts. Structs that the caller fills open with `size`: set it to sizeof. A library whose
+ * struct has grown refuses the older size by name, instead of reading past it (tml_config alone is
+ * taken at its size). Zero is the default of every other field.
  *
  * Order of calls: ctx -> comm -> plans -> reserve -> launch... -> seal -> launch in graphs.
  *
  * Threads: a ctx may be used from any thread (calls that load or compile are serialised inside).
  * A comm and its plans belong to one thread at a time, and to one stream order: every rank launches
- * the plans of a comm in the same order, and two launches of one comm never run concurrently. */
+ * the plans of a comm in the same order, and two launches of one comm never run concurrently. Two
+ * comms over the same GPUs must not run at the same time in different orders on different ranks: a
+ * kernel holds all SMs while it waits for its peers. Kernels of the caller between two calls that use
+ * programmatic dependent launch must wait for their predecessors (griddepcontrol.wait).
+ *
+ * Libraries: a plan may pick `nccl` (unfused) or `cublaslt` where they are faster. Those calls follow
+ * the libraries' rules, not ours: NCCL's kernels are bounded only by destroying the comm and compare no
+ * headers; a new m may cost cuBLASLt host work at its first launch. `strict` forbids both. */
 #ifndef TIDEMILL_H
 #define TIDEMILL_H
 
@@ -125,7 +133,7 @@ typedef struct tml_config {
                                embedded copies, so that an edit shows at the next run */
   const char *force;      /* TIDEMILL_FORCE: variant name that every plan must use */
   int no_jit;             /* TIDEMILL_NO_JIT=1: never compile */
-  int strict;             /* TIDEMILL_STRICT=1: never pick unfused NCCL variants */
+  int strict;             /* TIDEMILL_STRICT=1: never pick `nccl` or `cublaslt` */
   int bank_writable;      /* TIDEMILL_BANK_WRITABLE=1: keep what was compiled at load time */
   double timeout_us;      /* TIDEMILL_TIMEOUT_US: bound of every wait, device and set-up;
                                default 10 s, clamped to 0.1 .. 600 s */
@@ -164,7 +172,8 @@ TML_API tml_status tml_ctx_counters(const tml_ctx *ctx, tml_counters *out);
  * on a child of it; every step has the config's time-out. OK, ARGUMENT, DRIVER, DISAGREE (other
  * version or device kind on some rank), TIMEOUT (names the ranks that are missing), MEMORY. */
 TML_API tml_status tml_comm_create(tml_comm **out, tml_ctx *ctx, ncclComm_t nccl);
-/* Collective while healthy; local, and never waiting, after a fault. NULL is fine. */
+/* Collective while healthy; after a fault local: waits for no peer, only for this GPU's own bounded kernels.
+ * Graphs that hold calls of the comm go first. NULL is fine. */
 TML_API void tml_comm_destroy(tml_comm *comm);
 TML_API int tml_comm_rank(const tml_comm *comm);
 TML_API int tml_comm_world(const tml_comm *comm);
@@ -195,7 +204,8 @@ TML_API tml_status tml_alloc(tml_comm *comm, size_t bytes, void **ptr);
   X(RESULT_TIMEOUT, 4, "the peer's finished tile did not arrive")                             \
   X(SLOT_TIMEOUT, 5, "the peer did not release a copy slot")                                  \
   X(MISMATCH, 6, "the peer launched something else (op, m, n, k, variant or order of calls)") \
-  X(PEER_ABORT, 7, "the peer raised an abort")
+  X(PEER_ABORT, 7, "the peer raised an abort")                                                \
+  X(SEND_TIMEOUT, 8, "the link did not take this rank's own tiles")
 
 #define TML_X(id, n, text) TML_FAULT_##id = n,
 typedef enum tml_fault_code { TML_FAULT_MAP(TML_X) } tml_fault_code;
@@ -240,8 +250,8 @@ typedef struct tml_args {
 /* Enqueues the call; collective in stream order. Capturable in a CUDA graph (all ranks capture the
  * same calls and replay equally often). Allocates, compiles, loads, locks and synchronises nothing.
  * The device's primary context must be current. The buffers belong to the caller again when the
- * call completes on its stream. OK, ARGUMENT (also: m above the plan's, reserve missing), FAULT,
- * DRIVER. */
+ * call completes on its stream. After a fault C is undefined: calls run out without waiting. OK,
+ * ARGUMENT (also: m above the plan's, reserve missing), FAULT, DRIVER. */
 TML_API tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream);
 
 #ifdef __cplusplus

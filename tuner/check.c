@@ -16,6 +16,7 @@ static const table_column columns[] = {
     {"rel. error", "relative_text", 's', 0, 10},
     {"result", "result", 's', 0, 0},
     {NULL, "passed", 'd', 0, 0},
+    {NULL, "hash", 's', 0, 0}, /* XXH3-64 of each rank's output, in rank order */
 };
 
 typedef struct tally {
@@ -26,7 +27,7 @@ typedef struct tally {
 
 static void add_row(tally *n, const rig *r, const tml_problem *p, const check_result *c)
 {
-  char text[PROBLEM_TEXT_BYTES], relative[32];
+  char text[PROBLEM_TEXT_BYTES], relative[32], hashes[17 * TML_MAX_WORLD + 1];
   c->passed ? n->passed++ : n->failed++;
   if (r->rank != 0) return;
   snprintf(relative, sizeof relative, "%.2e", c->relative);
@@ -35,6 +36,10 @@ static void add_row(tally *n, const rig *r, const tml_problem *p, const check_re
   table_text(n->rows, p->m == 0 ? "-" : relative);
   table_text(n->rows, c->passed ? "ok" : c->why);
   table_real(n->rows, c->passed);
+  for (int i = 0; i < r->world; i++)
+    snprintf(hashes + 17 * i, 18, "%016llx ", (unsigned long long)c->hash[i]);
+  hashes[17 * r->world - 1] = 0;
+  table_text(n->rows, hashes);
   table_end_row(n->rows);
   progress_clear(&n->bar);
   table_stream_row(n->rows, stdout);
@@ -67,21 +72,14 @@ static tml_status run_variant(tally *n, rig *r, const check_options *o, const tm
 static tml_status run_rotated(tally *n, rig *r, const check_options *o, const tml_problem *p,
                               size_t turn)
 {
-  space points = {0};
-  size_t fused = 0, at;
+  cover *c = o->covers[r->rank];
+  const char *variant;
   tml_problem real = *p;
   if (real.m == 0) real.m = 64;
-  TRY(space_of_problem(r->gen, &real, r->ctx->arch, "*", 0, &points));
-  for (size_t i = 0; i < points.count; i++) fused += points.at[i].variant.kind == TML_KIND_FUSED;
-  at = fused ? turn % fused : 0;
-  tml_status status = TML_OK;
-  for (size_t i = 0; i < points.count; i++) {
-    if (points.at[i].variant.kind != TML_KIND_FUSED || at--) continue;
-    status = run_variant(n, r, o, p, points.at[i].variant.name);
-    break;
-  }
-  space_free(&points);
-  return status;
+  TRY(cover_choose(c, r->gen, r->ctx->arch, &real, turn, &variant));
+  TRY(run_variant(n, r, o, p, variant));
+  if (p->m > 0) cover_ran(c, p, variant);
+  return TML_OK;
 }
 
 static tml_status run_problem(tally *n, rig *r, const check_options *o, const tml_problem *p)
@@ -165,18 +163,42 @@ static int choose_problems(check_options *o, int world, int suite)
   return CLI_OK;
 }
 
-/* Once; on the emulator so often as there are seeds, each with a machine of its own. */
+/* One seed of the emulator. */
+static int run_seed(check_options *o, const ranks_options *how, const ranks_machine *machine,
+                    int seed)
+{
+  char speed[100];
+  int code = ranks_run(how, machine, rank_main, o);
+  if (o->rotate) o->rotate += (int)o->list.count + 1;
+  size_t reports = device_reports();
+  if (reports) return cli_fail("seed %d: the emulator reports %zu hazards", seed, reports);
+  if (code) return cli_fail("seed %d failed", seed);
+  printf("seed %d: no hazard, %s\n", seed, device_speed(speed, sizeof speed));
+  fflush(stdout);
+  return CLI_OK;
+}
+
+/* On the emulator so often as there are seeds, each with a machine of its own. */
 static int run_seeds(check_options *o, const ranks_options *how, const ranks_machine *machine)
 {
   int first = o->rig.seed > 0 ? o->rig.seed : 1;
-  for (int i = 0; i < (device_emulated() ? o->seeds : 1); i++) {
+  for (int i = 0; i < o->seeds; i++) {
     int code = i == 0 ? CLI_OK : device_choose("check", o->rig.device, o->rig.world, first + i);
+    if (!code) code = run_seed(o, how, machine, first + i);
     if (code) return code;
-    code = ranks_run(how, machine, rank_main, o);
-    if (o->rotate) o->rotate += (int)o->list.count + 1;
-    size_t reports = device_reports();
-    if (reports) return cli_fail("seed %d: the emulator reports %zu hazards", first + i, reports);
-    if (code) return device_emulated() ? cli_fail("seed %d failed", first + i) : code;
+  }
+  if (!o->rotate) return CLI_OK;
+  int missing = cover_report(o->covers[0], stdout);
+  if (missing && o->cover_all)
+    return cli_fail("%d parts of the space have not run: raise --seeds", missing);
+  return CLI_OK;
+}
+
+static int make_covers(check_options *o)
+{
+  for (int r = 0; r < TML_MAX_WORLD && o->rotate; r++) {
+    o->covers[r] = cover_create();
+    if (!o->covers[r]) return cli_fail("out of memory");
   }
   return CLI_OK;
 }
@@ -190,9 +212,11 @@ static int run(check_options *o, int suite)
   if (world == 0) return cli_fail("no GPU to run on: %s", machine.why);
   if (o->victim == -1) o->victim = world - 1;
   int code = choose_problems(o, world, suite);
+  if (!code) code = make_covers(o);
   if (code) return code;
   if (o->inject && strcmp(o->inject, "absent") == 0) how.absent = o->victim;
-  return run_seeds(o, &how, &machine);
+  return device_emulated() ? run_seeds(o, &how, &machine)
+                           : ranks_run(&how, &machine, rank_main, o);
 }
 
 int cmd_check(int argc, char **argv)
@@ -212,6 +236,9 @@ int cmd_check(int argc, char **argv)
        "repetitions that must give equal bits; default 50, on the emulator 2"},
       {"--seeds", NULL, CLI_INT, &o.seeds, "N",
        "with --device emu: schedules to try, from --seed on; default 1"},
+      {"--cover", NULL, CLI_FLAG, &o.cover_all, NULL,
+       "with --suite on the emulator: fail unless every tile, cluster, depth, schedule, ring, window "
+       "and pattern has run, with each op and type"},
       {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
        "200 replays of captured graphs of mixed ops with changing inputs, against eager calls"},
       {"--json", NULL, CLI_TEXT, &o.json, "FILE", "write the table as JSON"},
@@ -256,6 +283,7 @@ int cmd_check(int argc, char **argv)
     code = cli_usage("check", "say what to check: problems, --problems FILE, --suite, "
                               "--graphs or --copies");
   if (!code) code = run(&o, suite);
+  for (int r = 0; r < TML_MAX_WORLD; r++) cover_free(o.covers[r]);
   problems_free(&o.list);
   free(operands.at);
   return code;

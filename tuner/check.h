@@ -2,6 +2,7 @@
 #ifndef TML_CHECK_H
 #define TML_CHECK_H
 
+#include "cover.h"
 #include "problems.h"
 #include "rig.h"
 #include "table.h"
@@ -12,6 +13,8 @@ typedef struct check_options {
   const char *glob, *json, *inject;
   int reps, graphs, copies, victim, seeds;
   int rotate; /* instead of the pick: one of the fused variants, another one each time; counts up */
+  int cover_all;                /* fail unless all parts of the space have run */
+  cover *covers[TML_MAX_WORLD]; /* with `rotate`: each rank's own, all equal */
 } check_options;
 
 typedef struct check_result {
@@ -19,6 +22,7 @@ typedef struct check_result {
   double relative;                          /* worst rank */
   double unwritten;                         /* elements, worst rank */
   int overrun, unequal_reps, unequal_ranks; /* any rank */
+  uint64_t hash[TML_MAX_WORLD];             /* of each rank's output; 0: it has none */
   int passed;
   char why[200]; /* what is wrong, "" if nothing */
 } check_result;

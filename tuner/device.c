@@ -4,10 +4,12 @@
 
 #include "../runtime/emu/emu.h"
 #include "cli.h"
+#include "progress.h"
 
 #define MOST_NOTES 5
 
 static int emulated;
+static double chosen_s;
 
 int device_choose(const char *command, const char *name, int world, int seed)
 {
@@ -17,6 +19,7 @@ int device_choose(const char *command, const char *name, int world, int seed)
   tml_status status = tml_emu_open(&config);
   if (status != TML_OK) return cli_fail_status((int)status, command);
   emulated = 1;
+  chosen_s = seconds_now();
   return CLI_OK;
 }
 
@@ -33,4 +36,13 @@ size_t device_reports(void)
   if (count > MOST_NOTES) cli_note("and %zu more reports", count - MOST_NOTES);
   if (count) emu_report_clear(machine);
   return count;
+}
+
+const char *device_speed(char *text, size_t bytes)
+{
+  double seconds = seconds_now() - chosen_s;
+  double count = (double)emu_count(tml_emu_machine()).primitives * 1e-6;
+  snprintf(text, bytes, "%.1f million primitives in %.1f s, %.2f million a second", count, seconds,
+           count / seconds);
+  return text;
 }

@@ -13,5 +13,7 @@ const tml_api *device_api(void);
 /* What the emulator found wrong since the last call, one note each (at most a few); how many. 0 on GPUs.
  * Only while no rank runs a call. */
 size_t device_reports(void);
+/* What the emulator has executed since it was chosen, in words; returns `text`. */
+const char *device_speed(char *text, size_t bytes);
 
 #endif

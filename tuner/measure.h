@@ -1,4 +1,4 @@
-/* Timing, as the peers in PEERS.md were timed: every column is a CUDA graph of 10 calls over
+/* Timing: every column is a CUDA graph of 10 calls over
  * rotated weights; a device-side barrier stands right before the start event; columns are
  * replayed in turn, in rotating order; median of the rounds, slowest rank. "burst" idles before
  * each replay, so the clock stays high; "sustained" keeps the GPU loaded before and inside the

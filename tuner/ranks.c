@@ -12,6 +12,7 @@
 
 #include "../runtime/api.h"
 #include "../runtime/emu/emu.h"
+#include "../runtime/machine.h"
 #include "cli.h"
 #include "device.h"
 #include "progress.h"
@@ -53,7 +54,6 @@ static void probe_device(ranks_machine *out)
 {
   const tml_api *api = device_api();
   CUdevice device;
-  int major = 0, minor = 0;
   tml_status status;
   if (!api->has_cuda) {
     snprintf(out->why, sizeof out->why, "%.250s", api->why_cuda);
@@ -63,20 +63,7 @@ static void probe_device(ranks_machine *out)
   if (status == TML_OK) status = CU(api, cuDeviceGetCount, (&out->devices));
   if (status == TML_OK && out->devices == 0)
     snprintf(out->why, sizeof out->why, "the driver sees no GPU");
-  if (status == TML_OK && out->devices > 0) {
-    tml_machine *m = &out->machine;
-    status = CU(api, cuDeviceGet, (&device, 0));
-    if (status == TML_OK) status = CU(api, cuDeviceGetName, (m->gpu, sizeof m->gpu, device));
-#define GET(to, id)     \
-  if (status == TML_OK) \
-  status = CU(api, cuDeviceGetAttribute, (to, CU_DEVICE_ATTRIBUTE_##id, device))
-    GET(&m->sms, MULTIPROCESSOR_COUNT);
-    GET(&major, COMPUTE_CAPABILITY_MAJOR);
-    GET(&minor, COMPUTE_CAPABILITY_MINOR);
-#undef GET
-    if (status == TML_OK) status = CU(api, cuDriverGetVersion, (&m->driver));
-    m->cc = 10 * major + minor;
-  }
+  if (status == TML_OK && out->devices > 0) status = machine_read(api, 0, &device, &out->machine);
   if (status != TML_OK) {
     out->devices = 0;
     snprintf(out->why, sizeof out->why, "%.250s", tml_last_error());

@@ -6,6 +6,7 @@
 
 #include "../runtime/status.h"
 #include "calls.h"
+#include "device.h"
 #include "measure.h"
 #include "tune.h"
 
@@ -38,10 +39,8 @@ static tml_status vote(contest *c, tml_status mine, const char *what)
   return tml_group_vote(c->r->comm->group, mine, what);
 }
 
-static int fatal(tml_status status)
-{
-  return status == TML_FAULT || status == TML_TIMEOUT || status == TML_DRIVER;
-}
+/* A library's refusal (cuBLASLt's, NCCL's) is one candidate's failure; a fault is the comm's. */
+static int fatal(tml_status status) { return status == TML_FAULT || status == TML_TIMEOUT; }
 
 /* Written before a candidate runs, so that a restarted tune knows what killed the last one. */
 static tml_status mark(contest *c, const char *text)
@@ -117,6 +116,7 @@ static tml_status compete(contest *c, const tune_options *o)
 {
   regime how = o->sustained_ms > 0 ? MEASURE_SUSTAINED : MEASURE_BURST;
   if (o->sustained_ms > 0) how.sustained_ms = o->sustained_ms;
+  if (device_emulated()) how.rounds = 1; /* its clock is virtual, and a replay takes a second */
   how.drop = DROP;
   TRY(vote(c, data_create(c->r, c->problem, data_copies(c->problem), 0, &c->d),
            "memory for inputs"));

@@ -1,4 +1,4 @@
-/* A model of the communication contract (DESIGN.md, section 3), and what is asked of it.
+/* A model of the communication contract , and what is asked of it.
  *
  * Every rank runs a script of calls in one stream order, given as text: "c" ag_gemm by copy engines,
  * "p" gemm_rs push, "a" gemm_ar twoshot; a digit behind it is the number of ranks that own rows ("p1":
@@ -27,7 +27,9 @@
  * peer in any order, at the latest before the kernel that sent them ends.
  *
  * Not in the model: what orders memory inside a GPU (fences, proxies, mbarriers), whether copies progress
- * beside a grid that holds every SM, segments, unfused variants. A word is one atomic byte, and a store
+ * beside a grid that holds every SM, segments, unfused variants, the send window, and the early start of a
+ * kernel while its predecessor ends. After an abort a block of the model leaves at once, where the kernel
+ * runs out: neither waits, and neither publishes anything. A word is one atomic byte, and a store
  * that is released is seen at once; a later sight of it is a later step of its reader.
  *
  * Why two buffers suffice: no rank begins a call while a peer is two calls behind (property AHEAD; the

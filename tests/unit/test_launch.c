@@ -243,6 +243,31 @@ static void test_fingerprint(void **state)
   }
 }
 
+/* ---- No rows at all ---- */
+
+static void empty_rank(test_bed *rig)
+{
+  static const char *const ops[] = {"ag_gemm", "gemm_rs", "gemm_ar"};
+  CUstream stream = new_stream();
+  for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
+    char text[64];
+    snprintf(text, sizeof text, "%s:bf16:nt:w2:0x64x64", ops[i]);
+    tml_plan *plan = rig_plan(rig, text, rig_find(ops[i], 2, 128, 128, 1).name);
+    if (!plan) continue;
+    const tml_args args = rig_args(rig, 0, 0);
+    FAKE_CHECK_OK(tml_launch(plan, &args, stream));
+    tml_plan_destroy(plan);
+  }
+  close_stream(stream);
+}
+
+/* A plan whose largest m is 0 has no data to stage, and still exchanges headers. */
+static void test_empty(void **state)
+{
+  (void)state;
+  rig_run_ranks(2, NULL, NULL, empty_rank);
+}
+
 /* ---- Refusals ---- */
 
 static void refuse_args(test_bed *rig, tml_plan *plan)
@@ -416,6 +441,7 @@ int main(void)
       cmocka_unit_test(test_ce),          cmocka_unit_test(test_kernel),
       cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_refusals),
       cmocka_unit_test(test_broken),      cmocka_unit_test(test_host_cost),
+      cmocka_unit_test(test_empty),
   };
   return cmocka_run_group_tests(tests, find_variants, NULL);
 }
