@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "kernel.h"
+#include "maps.h"
 #include "plan.h"
 #include "status.h"
 
@@ -15,21 +16,21 @@ static const struct {
 } fields[] = {TML_PARAM_MAP(TML_X)};
 #undef TML_X
 
-/* The kernel's own idea of its parameters against the declared list. A table of maps may be shorter
- * in the kernel than here; everything else has one size. */
+/* The kernel's own idea of its parameters against the declared list, tables of maps at the length that
+ * the launcher fills. */
 static tml_status check_params(tml_ctx *ctx, const tml_kernel *kernel)
 {
   const tml_variant *v = &kernel->variant;
   size_t offset, bytes;
+  int maps[TML_MAP_TABLES];
+  tml_map_counts(v, maps);
   if (!ctx->api->cuda.p_cuKernelGetParamInfo) return TML_OK;
   for (int i = 0; i < v->param_count; i++) {
     tml_param param = v->params[i];
     size_t most = fields[param].bytes;
     TRY(CU(ctx->api, cuKernelGetParamInfo, (kernel->kernel, (size_t)i, &offset, &bytes)));
-    int fits = most == sizeof(tml_map_table)
-                   ? bytes && bytes <= most && bytes % sizeof(CUtensorMap) == 0
-                   : bytes == most;
-    if (!fits) {
+    if ((int)param < TML_MAP_TABLES) most = (size_t)maps[param] * sizeof(CUtensorMap);
+    if (bytes != most) {
       return tml_fail(TML_INTERNAL,
                       "%s: parameter %d, %s, has %zu bytes in the kernel and %zu here", v->name, i,
                       fields[param].name, bytes, most);

@@ -104,6 +104,7 @@ function M.derive(v)
     box_a = bm // cn, box_b = bn // cm, box_c = SUB, box_n = part_columns(v),
     cooperative = v.comm == "push" or v.comm == "twoshot",
     overlap = v.comm == "none" or v.comm == "ce",
+    on_comm = v.comm ~= "none",
     params = names, signature = params.signature(names, counts),
     fields = params.fields(names, counts), map_lengths = params.map_lengths(names, counts),
     requires = v.comm == "ce" and { "gate" } or {},

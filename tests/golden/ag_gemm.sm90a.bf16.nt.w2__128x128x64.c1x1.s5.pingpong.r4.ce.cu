@@ -66,7 +66,8 @@ INLINE void cluster_meet(void)
 // ---- Kernels of a stream ---------------------------------------------------------------------------
 // Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
 INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+// The next kernel may take SMs that this one leaves. It waits for itself (grid_wait_previous) before it reads
+// anything, unless this kernel has done so before.
 INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // ---- Shared memory ---------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ INLINE float math_sqrt(float x) { return sqrtf(x); }
 INLINE float math_log(float x) { return __logf(x); }
 INLINE float math_sin(float x) { return __sinf(x); }
 INLINE float math_cos(float x) { return __cosf(x); }
-// Element type bf16: conversions, and the tensor core instructions that take it.
+// Element type bf16: conversions.
 // Two fp32 -> two elements in one register, `low` in the lower half; round to nearest even.
 INLINE u32 pack2(float low, float high)
 {
@@ -331,17 +332,7 @@ typedef struct {
 } job;
 
 INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
-// ag_gemm by copy engines: shards arrive in a slot of staging, each followed by its signal word.
-// Order: the own shard first, read in place, then the peers' in order of arrival: rank s serves s - 1
-// first, so r receives from r + 1 first.
-INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + step) % 2; }
-INLINE i32 step_kind(i32 step) { return (void)step, 0; }
-// Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
-// nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
-// the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
-//
-// Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
-// cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
+// One output tile of a block, as the roles and the policy pass it on.
 #define TILE_OWN 0  // this rank's result
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
@@ -353,39 +344,6 @@ typedef struct {
   i32 tm, tn; // tile row in the shard, tile column
   i32 number; // of the tile in its shard; names its signal word
 } tile;
-
-INLINE i32 shard_rows(const job *j, i32 shard)
-{
-  i32 left = j->m - shard * j->shard;
-  return left < 0 ? 0 : left < j->shard ? left : j->shard;
-}
-
-INLINE tile tile_at(const job *j, u32 number)
-{
-  tile t;
-  i32 columns = div_up(j->n, 128);
-  i32 step, left = (i32)number;
-  t.kind = TILE_END;
-  t.shard = t.tm = t.tn = t.number = 0;
-  NO_UNROLL
-  for (step = 0; step < 2; ++step) {
-    i32 shard = shard_of_step(j, step);
-    i32 rows = div_up(shard_rows(j, shard), 128);
-    if (left < rows * columns) {
-      i32 group = left / (8 * columns), inside = left % (8 * columns);
-      i32 height = rows - group * 8;
-      if (height > 8) height = 8;
-      t.kind = step_kind(step);
-      t.shard = shard;
-      t.tm = (group * 8 + inside % height) * 1;
-      t.tn = inside / height * 1;
-      t.number = t.tm * columns * 1 + t.tn;
-      return t;
-    }
-    left -= rows * columns;
-  }
-  return t;
-}
 // Waiting for another rank: the one place that does, and it is bounded.
 //
 // A word holds the epoch of its newest event and only grows; waiting means "at least". The poll is
@@ -398,6 +356,7 @@ INLINE tile tile_at(const job *j, u32 number)
 #define FAULT_SLOT_TIMEOUT 5
 #define FAULT_MISMATCH 6
 #define FAULT_PEER_ABORT 7
+#define FAULT_SEND_TIMEOUT 8
 
 // Writes the fault record once and raises the abort word everywhere: from now on no rank waits.
 INLINE void raise_fault(const job *j, u32 code, i32 peer, i64 tile_number, u64 expected, u64 found, u64 waited)
@@ -439,6 +398,16 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   fence_async_global();
   return 1;
 }
+// ag_gemm by copy engines: shards arrive in a slot of staging, each followed by its signal word.
+// Order: the own shard first, read in place, then the peers' in order of arrival: rank s serves s - 1
+// first, so r receives from r + 1 first.
+INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + step) % 2; }
+INLINE i32 step_kind(i32 step) { return (void)step, TILE_OWN; }
+
+// Every shard has a map of its own: this rank's in the caller's A, the others' in the slot.
+INLINE const tensor_map *operand_map(const job *j, const tile *t) { return j->map_a + t->shard; }
+INLINE i32 operand_row(const job *j, const tile *t) { return (void)j, t->tm * 128; }
+
 // Producer, before the first tile of each shard. 0 after an abort.
 INLINE i32 gate_shard(const job *j, i32 shard)
 {
@@ -454,6 +423,50 @@ INLINE void call_finished(const job *j, u64 epoch)
   for (r = 0; r < 2; ++r) {
     if (r != j->rank) global_store_release_sys(j->pad[r] + 8 * (u64)(128 + j->rank), epoch);
   }
+}
+
+INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
+{
+  (void)quiet;
+  tma_store_2d(j->map_c + t->shard, buffer, x, y);
+}
+// Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
+// nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
+// the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
+//
+// Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
+// cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
+INLINE i32 shard_rows(const job *j, i32 shard)
+{
+  i32 left = j->m - shard * j->shard;
+  return left < 0 ? 0 : left < j->shard ? left : j->shard;
+}
+
+INLINE tile tile_at(const job *j, u32 number)
+{
+  tile t;
+  i32 columns = div_up(j->n, 128);
+  i32 step, left = (i32)number;
+  t.kind = TILE_END;
+  t.shard = t.tm = t.tn = t.number = 0;
+  NO_UNROLL
+  for (step = 0; step < 2; ++step) {
+    i32 shard = shard_of_step(j, step);
+    i32 rows = div_up(shard_rows(j, shard), 128);
+    if (left < rows * columns) {
+      i32 group = left / (8 * columns), inside = left % (8 * columns);
+      i32 height = rows - group * 8;
+      if (height > 8) height = 8;
+      t.kind = step_kind(step);
+      t.shard = shard;
+      t.tm = (group * 8 + inside % height) * 1;
+      t.tn = inside / height * 1;
+      t.number = t.tm * columns * 1 + t.tn;
+      return t;
+    }
+    left -= rows * columns;
+  }
+  return t;
 }
 // The frame of a call on a comm: its number, headers, leave. Protocol: epochs never reset; what alternates
 // alternates by the parity of the epoch; before a call ends, block 0 has seen and compared the headers
@@ -536,10 +549,9 @@ INLINE void produce(job *j)
   i32 alive = 1;
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
-    const tensor_map *map_a = j->map_a;
-    i32 i, row = t.tm * 128;
+    const tensor_map *map_a = operand_map(j, &t);
+    i32 i, row = operand_row(j, &t);
     if (t.kind == TILE_END || t.kind == TILE_COPY) break;
-    map_a += t.shard;
     if ((arrived >> t.shard & 1) == 0) {
       if (j->epoch == 0) j->epoch = call_epoch(j);
       if (alive) alive = gate_shard(j, t.shard);
@@ -557,13 +569,8 @@ INLINE void produce(job *j)
   }
 }
 
-// One output buffer to where its tile belongs; y: row in the shard.
-INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
-{
-  (void)quiet;
-  tma_store_2d(j->map_c + t->shard, buffer, x, y);
-}
-
+// Every tile's buffers in the order of their positions, each to where the policy sends it (store_buffer: x
+// and y in the shard), then the tile's signal.
 INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile

@@ -54,7 +54,8 @@ INLINE void cluster_meet(void)
 // ---- Kernels of a stream ---------------------------------------------------------------------------
 // Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
 INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+// The next kernel may take SMs that this one leaves. It waits for itself (grid_wait_previous) before it reads
+// anything, unless this kernel has done so before.
 INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // ---- Shared memory ---------------------------------------------------------------------------------
@@ -254,7 +255,7 @@ INLINE float math_sqrt(float x) { return sqrtf(x); }
 INLINE float math_log(float x) { return __logf(x); }
 INLINE float math_sin(float x) { return __sinf(x); }
 INLINE float math_cos(float x) { return __cosf(x); }
-// Element type bf16: conversions, and the tensor core instructions that take it.
+// Element type bf16: conversions.
 // Two fp32 -> two elements in one register, `low` in the lower half; round to nearest even.
 INLINE u32 pack2(float low, float high)
 {
@@ -283,7 +284,8 @@ KERNEL_FLAT(256) tml_aux_sm90a_bf16_nt_w1__fill(
     u64 bits = mix(mix(seed) ^ pair);
     float u = ((float)(bits >> 40) + 1.0f) * (1.0f / 16777217.0f);
     float angle = (float)(bits & 0xffffff) * (6.28318530718f / 16777216.0f);
-    float radius = math_sqrt(-2.0f * math_log(u));
+    float square = -2.0f * math_log(u); // a fast logarithm may give a tiny negative
+    float radius = math_sqrt(square > 0.0f ? square : 0.0f);
     u32 two = pack2(radius * math_cos(angle), radius * math_sin(angle));
     global_store_u16(dst + 4 * pair, two);
     if (2 * pair + 1 < count) global_store_u16(dst + 4 * pair + 2, two >> 16);

@@ -55,7 +55,8 @@ INLINE void cluster_meet(void)
 // ---- Kernels of a stream ---------------------------------------------------------------------------
 // Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
 INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+// The next kernel may take SMs that this one leaves. It waits for itself (grid_wait_previous) before it reads
+// anything, unless this kernel has done so before.
 INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // ---- Shared memory ---------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ INLINE float math_sqrt(float x) { return sqrtf(x); }
 INLINE float math_log(float x) { return __logf(x); }
 INLINE float math_sin(float x) { return __sinf(x); }
 INLINE float math_cos(float x) { return __cosf(x); }
-// Element type bf16: conversions, and the tensor core instructions that take it.
+// Element type bf16: conversions.
 // Two fp32 -> two elements in one register, `low` in the lower half; round to nearest even.
 INLINE u32 pack2(float low, float high)
 {
@@ -281,13 +282,10 @@ KERNEL_FLAT(256) tml_aux_sm90a_bf16_nt_w1__reference(
 {
   u64 at, step = (u64)block_count() * 256, total = (u64)m * (u64)n;
   for (at = (u64)block_id() * 256 + thread_id(); at < total; at += step) {
-    // 16x16 elements per block of threads keep both operands in the caches
-    i32 tiles = (n + 15) / 16;
     i32 row = (i32)(at / (u64)n), x = (i32)(at % (u64)n), i;
     u64 a = src + 2 * (u64)(row0 + row * row_step) * (u64)ld;
     u64 b = aux + 2 * (u64)x * (u64)ld2;
     float sum = flags & 1 ? global_load_f32(dst + 4 * at) : 0.0f;
-    (void)tiles;
     for (i = 0; i < k; i += 2) {
       u32 p = global_load_u32(a + 2 * (u64)i), q = global_load_u32(b + 2 * (u64)i);
       sum += unpack_low(p) * unpack_low(q);

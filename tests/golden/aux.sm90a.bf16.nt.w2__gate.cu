@@ -55,7 +55,8 @@ INLINE void cluster_meet(void)
 // ---- Kernels of a stream ---------------------------------------------------------------------------
 // Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
 INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+// The next kernel may take SMs that this one leaves. It waits for itself (grid_wait_previous) before it reads
+// anything, unless this kernel has done so before.
 INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // ---- Shared memory ---------------------------------------------------------------------------------
@@ -281,6 +282,7 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define FAULT_SLOT_TIMEOUT 5
 #define FAULT_MISMATCH 6
 #define FAULT_PEER_ABORT 7
+#define FAULT_SEND_TIMEOUT 8
 
 // Writes the fault record once and raises the abort word everywhere: from now on no rank waits.
 INLINE void raise_fault(const job *j, u32 code, i32 peer, i64 tile_number, u64 expected, u64 found, u64 waited)
@@ -340,10 +342,11 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
   j.record = record;
   j.pad = pad.at;
   grid_wait_previous();
-  grid_start_next();
   epoch = global_load_relaxed_sys(own + 0) + 1;
   last = global_load_relaxed_sys(own + 8 * (u64)(64 + slot));
   aborted = global_load_relaxed_sys(own + 384);
+  // Only now, with the epoch in a register: the kernel behind this one moves it on when it ends.
+  if (warp_all(epoch != 0)) grid_start_next();
   if (aborted != 0) {
     alive = 0;
     if (lane == 0) global_store_relaxed_sys(record + 56, aborted);

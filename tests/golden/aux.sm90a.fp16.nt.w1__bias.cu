@@ -54,7 +54,8 @@ INLINE void cluster_meet(void)
 // ---- Kernels of a stream ---------------------------------------------------------------------------
 // Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
 INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+// The next kernel may take SMs that this one leaves. It waits for itself (grid_wait_previous) before it reads
+// anything, unless this kernel has done so before.
 INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // ---- Shared memory ---------------------------------------------------------------------------------
@@ -254,7 +255,7 @@ INLINE float math_sqrt(float x) { return sqrtf(x); }
 INLINE float math_log(float x) { return __logf(x); }
 INLINE float math_sin(float x) { return __sinf(x); }
 INLINE float math_cos(float x) { return __cosf(x); }
-// Element type fp16: conversions, and the tensor core instructions that take it.
+// Element type fp16: conversions.
 // Two fp32 -> two elements in one register, `low` in the lower half; round to nearest even.
 INLINE u32 pack2(float low, float high)
 {

@@ -66,7 +66,8 @@ INLINE void cluster_meet(void)
 // ---- Kernels of a stream ---------------------------------------------------------------------------
 // Programmatic dependent launch. All earlier kernels have ended and their writes are visible.
 INLINE void grid_wait_previous(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-// The next kernel may take SMs that this one leaves; it waits for itself before it reads anything.
+// The next kernel may take SMs that this one leaves. It waits for itself (grid_wait_previous) before it reads
+// anything, unless this kernel has done so before.
 INLINE void grid_start_next(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 // ---- Shared memory ---------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ INLINE float math_sqrt(float x) { return sqrtf(x); }
 INLINE float math_log(float x) { return __logf(x); }
 INLINE float math_sin(float x) { return __sinf(x); }
 INLINE float math_cos(float x) { return __cosf(x); }
-// Element type bf16: conversions, and the tensor core instructions that take it.
+// Element type bf16: conversions.
 // Two fp32 -> two elements in one register, `low` in the lower half; round to nearest even.
 INLINE u32 pack2(float low, float high)
 {
@@ -323,15 +324,7 @@ typedef struct {
 } job;
 
 INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
-// No communication: one shard, every tile is this rank's own.
-INLINE i32 shard_of_step(const job *j, i32 step) { return (void)j, (void)step, 0; }
-INLINE i32 step_kind(i32 step) { return (void)step, 0; }
-// Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
-// nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
-// the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
-//
-// Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
-// cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
+// One output tile of a block, as the roles and the policy pass it on.
 #define TILE_OWN 0  // this rank's result
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
@@ -343,7 +336,24 @@ typedef struct {
   i32 tm, tn; // tile row in the shard, tile column
   i32 number; // of the tile in its shard; names its signal word
 } tile;
+// No communication: one shard, every tile is this rank's own.
+INLINE i32 shard_of_step(const job *j, i32 step) { return (void)j, (void)step, 0; }
+INLINE i32 step_kind(i32 step) { return (void)step, TILE_OWN; }
 
+INLINE const tensor_map *operand_map(const job *j, const tile *t) { return (void)t, j->map_a; }
+INLINE i32 operand_row(const job *j, const tile *t) { return (void)j, t->tm * 128; }
+
+INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
+{
+  (void)t, (void)quiet;
+  tma_store_2d(j->map_c, buffer, x, y);
+}
+// Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
+// nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
+// the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
+//
+// Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
+// cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
 INLINE i32 shard_rows(const job *j, i32 shard)
 {
   return j->m;
@@ -406,8 +416,8 @@ INLINE void produce(job *j)
   i32 k_tiles = div_up(j->k, 64);
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
-    const tensor_map *map_a = j->map_a;
-    i32 i, row = t.tm * 128;
+    const tensor_map *map_a = operand_map(j, &t);
+    i32 i, row = operand_row(j, &t);
     if (t.kind == TILE_END || t.kind == TILE_COPY) break;
     NO_UNROLL
     for (i = 0; i < k_tiles; ++i) {
@@ -421,14 +431,8 @@ INLINE void produce(job *j)
   }
 }
 
-// One output buffer to where its tile belongs; y: row in the shard.
-INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
-{
-  (void)quiet;
-  (void)t;
-  tma_store_2d(j->map_c, buffer, x, y);
-}
-
+// Every tile's buffers in the order of their positions, each to where the policy sends it (store_buffer: x
+// and y in the shard), then the tile's signal.
 INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
