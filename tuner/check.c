@@ -119,6 +119,7 @@ static int rank_main(const ranks_env *env, void *user)
   char graphs[200] = "", copies[200] = "";
   tml_status status = rig_open(&r, env, &o->rig);
   if (status != TML_OK) return rig_fail(env, status, "check");
+  r.host_inputs = o->host_inputs;
   if (o->inject) return check_inject(&r, o);
   n.rows = table_create(columns, (int)(sizeof columns / sizeof *columns));
   progress_begin(&n.bar, r.rank != 0);
@@ -215,8 +216,7 @@ static int run(check_options *o, int suite)
   if (!code) code = make_covers(o);
   if (code) return code;
   if (o->inject && strcmp(o->inject, "absent") == 0) how.absent = o->victim;
-  return device_emulated() ? run_seeds(o, &how, &machine)
-                           : ranks_run(&how, &machine, rank_main, o);
+  return device_emulated() ? run_seeds(o, &how, &machine) : ranks_run(&how, &machine, rank_main, o);
 }
 
 int cmd_check(int argc, char **argv)
@@ -237,11 +237,15 @@ int cmd_check(int argc, char **argv)
       {"--seeds", NULL, CLI_INT, &o.seeds, "N",
        "with --device emu: schedules to try, from --seed on; default 1"},
       {"--cover", NULL, CLI_FLAG, &o.cover_all, NULL,
-       "with --suite on the emulator: fail unless every tile, cluster, depth, schedule, ring, window "
+       "with --suite on the emulator: fail unless every tile, cluster, depth, schedule, ring, "
+       "window "
        "and pattern has run, with each op and type"},
       {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
        "200 replays of captured graphs of mixed ops with changing inputs, against eager calls"},
-      {"--json", NULL, CLI_TEXT, &o.json, "FILE", "write the table as JSON"},
+      {"--host-inputs", NULL, CLI_FLAG, &o.host_inputs, NULL,
+       "inputs are made by the host, as for the emulator: then hashes of both can be compared"},
+      {"--json", NULL, CLI_TEXT, &o.json, "FILE",
+       "write the table as JSON, with a hash of each rank's output (of the last seed)"},
       {"--copies", NULL, CLI_FLAG, &o.copies, NULL,
        "copies between GPUs and their signals make progress beside a grid that waits for them on "
        "every SM"},

@@ -11,7 +11,7 @@ typedef struct check_options {
   rig_options rig;
   problems list;
   const char *glob, *json, *inject;
-  int reps, graphs, copies, victim, seeds;
+  int reps, graphs, copies, victim, seeds, host_inputs;
   int rotate; /* instead of the pick: one of the fused variants, another one each time; counts up */
   int cover_all;                /* fail unless all parts of the space have run */
   cover *covers[TML_MAX_WORLD]; /* with `rotate`: each rank's own, all equal */

@@ -128,7 +128,8 @@ tml_status cover_choose(cover *c, tml_gen *gen, const char *arch, const tml_prob
     most = never;
     least = runs;
   }
-  if (!*variant && g->count == 0) return tml_fail(TML_UNSUPPORTED, "no generated kernel on %s", arch);
+  if (!*variant && g->count == 0)
+    return tml_fail(TML_UNSUPPORTED, "no generated kernel on %s", arch);
   return *variant ? TML_OK : TML_UNSUPPORTED;
 }
 
@@ -185,6 +186,7 @@ int cover_report(const cover *c, FILE *to)
     table_end_row(t);
   }
   table_print(t, to);
+  fflush(to);
   table_free(t);
   return missing;
 }

@@ -42,7 +42,7 @@ tml_status data_fill_blocks(rig *r, tml_dtype dtype, CUdeviceptr to, uint64_t co
 {
   tml_values values;
   if (count == 0) return TML_OK;
-  if (device_emulated()) return data_host_fill(r, dtype, to, count, seed);
+  if (device_emulated() || r->host_inputs) return data_host_fill(r, dtype, to, count, seed);
   TRY(rig_need(r->fill[dtype], dtype));
   memset(&values, 0, sizeof values);
   values.dst = to;

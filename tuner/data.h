@@ -58,7 +58,7 @@ tml_status data_fill_gathered(rig *r, const data *d, CUdeviceptr to);
 tml_status data_fill_blocks(rig *r, tml_dtype dtype, CUdeviceptr to, uint64_t count, uint64_t seed,
                             unsigned blocks);
 
-/* The same for the emulator, by the host. */
+/* The same by the host: for the emulator, and for `host_inputs`. */
 tml_status data_host_fill(rig *r, tml_dtype dtype, CUdeviceptr to, uint64_t count, uint64_t seed);
 tml_status data_host_reference(rig *r, tml_dtype dtype, const tml_values *values);
 float data_to_float(tml_dtype dtype, uint16_t bits);

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The main job, from nothing: builds Tidemill, builds a bank of kernels for sm_90a, lists it, and, if
-# there is a GPU of that kind, tunes one problem, checks its results and shows what was picked.
+# The main job, from nothing: builds Tidemill, builds a bank of kernels for sm_90a, lists it, and tunes and
+# checks: one problem on the GPU if there is one of that kind, else the three fused ops for four ranks on
+# the emulator, which executes the kernels on the CPU.
 #   sh tuner/demo.sh [BUILD-FOLDER]
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,13 +25,26 @@ echo "== tidemill build --arch sm_90a --world 1 -o $bank"
 echo "== tidemill list --bank $bank"
 "$tidemill" list --bank "$bank"
 
-if ! "$tidemill" doctor | grep -q 'compute capability 9\.0'; then
-  echo
-  echo "There is no sm_90a GPU here. The bank is built; carry it to a machine that has one, and there:"
-  echo "  tidemill tune --bank demo.bank $problem"
+if "$tidemill" doctor | grep -q 'compute capability 9\.0'; then
+  echo "== tidemill tune, check and explain $problem"
+  "$tidemill" tune --bank "$bank" "$problem"
+  "$tidemill" check --bank "$bank" "$problem"
+  "$tidemill" explain --bank "$bank" "$problem"
   exit 0
 fi
-echo "== tidemill tune, check and explain $problem"
-"$tidemill" tune --bank "$bank" "$problem"
-"$tidemill" check --bank "$bank" "$problem"
-"$tidemill" explain --bank "$bank" "$problem"
+
+# Rows that divide by nothing: ranks with short shards, tiles cut at every edge.
+set -- ag_gemm:bf16:nt:w4:77x136x72 gemm_rs:bf16:nt:w4:77x136x72:bias gemm_ar:bf16:nt:w4:77x136x72
+emulated=$build/demo.emu.bank
+rm -f "$emulated"
+TIDEMILL_STRICT=1 # generated kernels alone: no unfused NCCL
+export TIDEMILL_STRICT
+echo
+echo "There is no sm_90a GPU here: the emulator runs the kernels. Its clock is virtual, the times mean nothing."
+echo "== tidemill tune --device emu --world 4 --top 2 $*"
+"$tidemill" tune --device emu --bank "$emulated" --world 4 --top 2 "$@"
+echo "== tidemill check --device emu --world 4 $*"
+"$tidemill" check --device emu --bank "$emulated" --world 4 "$@"
+echo
+echo "The bank for sm_90a is $bank; carry it to a machine that has such a GPU, and there:"
+echo "  tidemill tune --bank demo.bank $problem"

@@ -37,6 +37,7 @@ typedef struct rig {
   tml_comm *comm;
   int rank, world;
   double timeout_s;
+  int host_inputs; /* 1: the host makes the inputs, bit by bit those of the emulator */
   CUdevice device;
   CUcontext previous, primary; /* primary: retained here too, so that NCCL outlives a reload */
   CUstream stream;

@@ -206,7 +206,8 @@ int cmd_tune(int argc, char **argv)
   const cli_option options[] = {
       {"--problems", "-p", CLI_TEXT, &file, "FILE", "one problem a line, # starts a comment"},
       {"--top", NULL, CLI_INT, &o.top, "N",
-       "measure the model's best N; default 8. cublaslt and nccl always compete"},
+       "measure the model's best N; default 8. cublaslt and nccl always compete, unless "
+       "TIDEMILL_STRICT=1"},
       {"--again", NULL, CLI_FLAG, &o.again, NULL,
        "also problems that have a pick for this machine"},
       {"--sustained", NULL, CLI_REAL, &o.sustained_ms, "MS",

@@ -194,6 +194,17 @@ static int has_pick(contest *c)
   return found;
 }
 
+/* Strict: what no plan would pick does not compete. */
+static tml_status drop_libraries(contest *c)
+{
+  for (int i = c->list.count - 1; i >= 0; i--) {
+    tml_variant v;
+    TRY(tml_gen_variant(c->r->gen, c->list.names[i], &v));
+    if (v.kind != TML_KIND_FUSED) agree_ban(&c->list, v.name);
+  }
+  return TML_OK;
+}
+
 /* Rank 0's part of the choice: what is done already, the model's list, and what killed the last
  * run. */
 static tml_status choose(contest *c, const tune_options *o)
@@ -201,6 +212,7 @@ static tml_status choose(contest *c, const tune_options *o)
   char killer[TML_NAME_BYTES] = "";
   if (c->r->rank != 0) return TML_OK;
   TRY(agree_choose(c->r->gen, c->r->ctx->arch, c->problem, &c->r->ctx->machine, o->top, &c->list));
+  if (c->r->ctx->config.strict) TRY(drop_libraries(c));
   c->list.skip = !o->again && has_pick(c);
   if (tml_bank_read_mark(c->writer, c->mark_key, killer, sizeof killer) != TML_OK)
     tml_clear_error();

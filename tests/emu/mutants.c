@@ -36,6 +36,10 @@ static const shape AG = {
 static const shape AG_GRAPH = {
     "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0};
 
+/* More tiles to send than turns in the send window, by one block. */
+static const shape RS_WINDOW = {
+    "gemm_rs:bf16:nt:w2:9x6408x8", "*__128x256x64.c1x1.s?.coop.*win24*", 1, 0, -1, 1};
+
 typedef struct mutant {
   const char *name;
   const shape *shape;
@@ -92,12 +96,12 @@ static const mutant mutants[] = {
     {"own tile before the peers' signals",
      &RS,
      "gemm_rs",
-     {{"if (alive && t.kind == TILE_OWN) alive = wait_partials(j, &t);", ""}},
+     {{"{ return wait_partials(j, t); }", "{ return 1; }"}},
      0},
     {"finished tile read before its signal",
      &AR,
      "gemm_ar",
-     {{"if (alive && t.kind == TILE_COPY) alive = wait_result(j, &t);", ""}},
+     {{"wait_partials(j, t) : wait_result(j, t);", "wait_partials(j, t) : 1;"}},
      0},
     {"expect_tx with too few bytes",
      &AG,
@@ -164,6 +168,16 @@ static const mutant mutants[] = {
      &AG,
      "ag_gemm",
      {{"if (alive) alive = gate_shard(j, t.shard);", ""}},
+     0},
+    {"turn of the send window never given back",
+     &RS_WINDOW,
+     "gemm_rs",
+     {{"if (t.kind == TILE_SEND) leave_window(j);", ""}},
+     0},
+    {"gate forgets which call filled the slot",
+     &AG_GRAPH,
+     "__gate",
+     {{"global_store_relaxed_sys(own + 8 * (u64)(# + slot), epoch);", ""}},
      0},
     {"driver: signal copied before the shard", &AG, "", {{NULL, NULL}}, TML_EMU_SIGNAL_FIRST},
     {"driver: events order nothing", &AG, "", {{NULL, NULL}}, TML_EMU_NO_WAIT_EVENT},
