@@ -122,8 +122,6 @@ static void comm_free(tml_comm *comm, int healthy)
   tml_plans_orphan(comm);
   tml_group_destroy(comm->group, healthy);
   tml_lt_free(comm);
-  /* No kernel of ours may still touch what is unmapped; each is bounded, and NCCL's have been aborted. */
-  cuda->p_cuCtxSynchronize();
   comm_free_memory(comm);
   if (comm->record) cuda->p_cuMemFreeHost((void *)comm->record);
   if (comm->join) cuda->p_cuEventDestroy(comm->join);
