@@ -91,7 +91,7 @@ static const mutant mutants[] = {
     {"relaxed poll without the acquire",
      &RS,
      "gemm_rs",
-     {{"  fence_acquire_sys();\n  fence_async_global();\n", "  fence_async_global();\n"}},
+     {{"  global_load_acquire_sys(at);\n  fence_async_global();\n", "  fence_async_global();\n"}},
      0},
     {"own tile before the peers' signals",
      &RS,
