@@ -367,9 +367,9 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
 }
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
 // looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
-// a step go in chunks of all, chunk c of a step comes in round c + step_delay, and a round has its steps
-// in order. Inside a shard the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A
-// in L2.
+// a step go in chunks of all, chunk c of a step comes in round c + step_delay, and a
+// round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
+// their rows of A in L2.
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.

@@ -410,7 +410,8 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   return 1;
 }
 // gemm_ar in two shots: as push, then the owner of a tile pushes the finished tile to every peer's
-// staging, and each rank copies the tiles of the others into its own C.
+// staging, and each rank copies the tiles of the others into its own C. The steps of a round are odd in
+// number and half a tile per cluster each, so that every block gets tiles of all kinds.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
 INLINE i32 step_kind(i32 step)
 {
@@ -501,9 +502,9 @@ INLINE void signal_tile(const job *j, const tile *t)
 }
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
 // looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
-// a step go in chunks of one per cluster, chunk c of a step comes in round c + step_delay, and a round has its steps
-// in order. Inside a shard the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A
-// in L2.
+// a step go in chunks of 1/2 of a tile per cluster, chunk c of a step comes in round c + step_delay, and a
+// round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
+// their rows of A in L2.
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
@@ -529,7 +530,7 @@ typedef struct {
   i32 round, step;
 } segment;
 
-INLINE i32 chunk_tiles(void) { return (i32)tile_stride(); }
+INLINE i32 chunk_tiles(void) { return tile_stride() < 4 ? 1 : (i32)(tile_stride() / 2); }
 
 // Index in the shard of a segment's first tile.
 INLINE i32 segment_begin(const segment *s, i32 chunks)
@@ -570,11 +571,11 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
   left += segment_begin(at, chunks);
   t.kind = step_kind(at->step);
   t.shard = shard_of_step(j, at->step);
-  group = left / (8 * columns);
-  inside = left % (8 * columns);
-  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
-  if (height > 8) height = 8;
-  t.tm = (group * 8 + inside % height) * 1;
+  group = left / (4 * columns);
+  inside = left % (4 * columns);
+  height = div_up(shard_rows(j, t.shard), 128) - group * 4;
+  if (height > 4) height = 4;
+  t.tm = (group * 4 + inside % height) * 1;
   t.tn = inside / height * 1;
   t.number = t.tm * columns * 1 + t.tn;
   return t;

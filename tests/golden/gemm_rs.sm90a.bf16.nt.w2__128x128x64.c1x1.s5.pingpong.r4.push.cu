@@ -410,7 +410,8 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
 // gemm_rs by epilogue push: tiles that others own go straight into the owner's staging, each followed by
 // its signal; own tiles add the partials, in fp32 and in rank order. In the order of tiles an own tile comes
 // after the sends of its like on every rank, so nothing waits in a circle, if all blocks are resident
-// (cooperative launch).
+// (cooperative launch). A round is one tile per cluster, so a block goes on with the kind of tile that it
+// began with: some feed the link all the time, the others' loads never wait behind stores to it.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
 INLINE i32 step_kind(i32 step) { return step < 1 ? TILE_SEND : TILE_OWN; }
 // Own tiles follow one round behind the partials that they need: sends and sums share the call evenly.
@@ -466,9 +467,9 @@ INLINE void signal_tile(const job *j, const tile *t)
 }
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
 // looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
-// a step go in chunks of one per cluster, chunk c of a step comes in round c + step_delay, and a round has its steps
-// in order. Inside a shard the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A
-// in L2.
+// a step go in chunks of 1/2 of a tile per cluster, chunk c of a step comes in round c + step_delay, and a
+// round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
+// their rows of A in L2.
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
@@ -494,7 +495,7 @@ typedef struct {
   i32 round, step;
 } segment;
 
-INLINE i32 chunk_tiles(void) { return (i32)tile_stride(); }
+INLINE i32 chunk_tiles(void) { return tile_stride() < 4 ? 1 : (i32)(tile_stride() / 2); }
 
 // Index in the shard of a segment's first tile.
 INLINE i32 segment_begin(const segment *s, i32 chunks)
@@ -535,11 +536,11 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
   left += segment_begin(at, chunks);
   t.kind = step_kind(at->step);
   t.shard = shard_of_step(j, at->step);
-  group = left / (8 * columns);
-  inside = left % (8 * columns);
-  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
-  if (height > 8) height = 8;
-  t.tm = (group * 8 + inside % height) * 1;
+  group = left / (4 * columns);
+  inside = left % (4 * columns);
+  height = div_up(shard_rows(j, t.shard), 128) - group * 4;
+  if (height > 4) height = 4;
+  t.tm = (group * 4 + inside % height) * 1;
   t.tn = inside / height * 1;
   t.number = t.tm * columns * 1 + t.tn;
   return t;
