@@ -410,8 +410,7 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   return 1;
 }
 // gemm_ar in two shots: as push, then the owner of a tile pushes the finished tile to every peer's
-// staging, and each rank copies the tiles of the others into its own C. The steps of a round are odd in
-// number and half a tile per cluster each, so that every block gets tiles of all kinds.
+// staging, and each rank copies the tiles of the others into its own C.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
 INLINE i32 step_kind(i32 step)
 {
@@ -502,7 +501,7 @@ INLINE void signal_tile(const job *j, const tile *t)
 }
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
 // looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
-// a step go in chunks of 1/2 of a tile per cluster, chunk c of a step comes in round c + step_delay, and a
+// a step go in chunks of a tile per cluster, chunk c of a step comes in round c + step_delay, and a
 // round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
 // their rows of A in L2.
 //
@@ -530,7 +529,7 @@ typedef struct {
   i32 round, step;
 } segment;
 
-INLINE i32 chunk_tiles(void) { return tile_stride() < 4 ? 1 : (i32)(tile_stride() / 2); }
+INLINE i32 chunk_tiles(void) { return tile_stride() < 2 ? 1 : (i32)(tile_stride() / 1); }
 
 // Index in the shard of a segment's first tile.
 INLINE i32 segment_begin(const segment *s, i32 chunks)
@@ -571,11 +570,11 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
   left += segment_begin(at, chunks);
   t.kind = step_kind(at->step);
   t.shard = shard_of_step(j, at->step);
-  group = left / (4 * columns);
-  inside = left % (4 * columns);
-  height = div_up(shard_rows(j, t.shard), 128) - group * 4;
-  if (height > 4) height = 4;
-  t.tm = (group * 4 + inside % height) * 1;
+  group = left / (8 * columns);
+  inside = left % (8 * columns);
+  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  if (height > 8) height = 8;
+  t.tm = (group * 8 + inside % height) * 1;
   t.tn = inside / height * 1;
   t.number = t.tm * columns * 1 + t.tn;
   return t;
@@ -844,36 +843,26 @@ INLINE void pass_on(const job *j, u32 index, u32 thread)
   if ((thread & 31) == 0) mbar_arrive(out_full(j, index));
 }
 
+// values += what the peer's partial in this output buffer has at this thread's places.
+INLINE void add_buffer(const job *j, float *values, u32 index, u32 thread)
+{
+  u32 q, e, r[4];
+  for (q = 0; q < 4; ++q) {
+    smem_load_matrix_x4(fragment(out_buffer(j, index), thread, q), r);
+    for (e = 0; e < 4; ++e) {
+      values[q * 8 + e * 2] += unpack_low(r[e]);
+      values[q * 8 + e * 2 + 1] += unpack_high(r[e]);
+    }
+  }
+}
+
 // values = sum over ranks, in rank order, of this rank's values and the peers' partials. Returns with
 // the last partial's buffer still held, at *position.
 INLINE void add_partials(const job *j, float *values, u32 group, u32 thread, u32 *position)
 {
-  float own[32];
-  i32 src, left = 1, e;
-  for (e = 0; e < 32; ++e) {
-    own[e] = values[e];
-    values[e] = 0.0f;
-  }
-  NO_UNROLL
-  for (src = 0; src < 2; ++src) {
-    if (src == j->rank) {
-      for (e = 0; e < 32; ++e) values[e] += own[e];
-    } else {
-      u32 index = out_index(group, *position), q, r[4];
-      mbar_wait(out_ready(j, index), out_parity(*position));
-      for (q = 0; q < 4; ++q) {
-        smem_load_matrix_x4(fragment(out_buffer(j, index), thread, q), r);
-        for (e = 0; e < 4; ++e) {
-          values[q * 8 + e * 2] += unpack_low(r[e]);
-          values[q * 8 + e * 2 + 1] += unpack_high(r[e]);
-        }
-      }
-      if (--left > 0) {
-        pass_on(j, index, thread);
-        ++*position;
-      }
-    }
-  }
+  u32 index = out_index(group, *position);
+  mbar_wait(out_ready(j, index), out_parity(*position));
+  add_buffer(j, values, index, thread);
 }
 
 INLINE void add_bias(const job *j, float *values, i32 column)
@@ -912,23 +901,22 @@ INLINE void write_part(const job *j, float *values, i32 column, u32 group, u32 t
   ++*position;
 }
 
-// The parts of an own tile, with the peers' partials. One copy of the code for all parts, at the price of
-// copied values: the partials are what it waits for.
-INLINE void write_own(const job *j, const tile *t, const float *acc, u32 group, u32 thread, u32 *position)
+// A part of an own tile, with the peers' partials; column: of the thread's first pair.
+INLINE void write_own_part(const job *j, float *values, i32 column, u32 group, u32 thread, u32 *position)
 {
-  float values[32];
-  i32 part, e;
-  NO_UNROLL
-  for (part = 0; part < 4; ++part) {
-    if (part == 0) for (e = 0; e < 32; ++e) values[e] = acc[0 + e];
-    if (part == 1) for (e = 0; e < 32; ++e) values[e] = acc[32 + e];
-    if (part == 2) for (e = 0; e < 32; ++e) values[e] = acc[64 + e];
-    if (part == 3) for (e = 0; e < 32; ++e) values[e] = acc[96 + e];
-    add_partials(j, values, group, thread, position);
-    if (j->bias != 0) add_bias(j, values, t->tn * 128 + part % 2 * 64 + (i32)(thread & 3) * 2);
-    fill_buffer(j, values, out_index(group, *position), thread);
-    ++*position;
-  }
+  add_partials(j, values, group, thread, position);
+  if (j->bias != 0) add_bias(j, values, column);
+  fill_buffer(j, values, out_index(group, *position), thread);
+  ++*position;
+}
+
+INLINE void write_own(const job *j, const tile *t, float *acc, u32 group, u32 thread, u32 *position)
+{
+  i32 column = t->tn * 128 + (i32)(thread & 3) * 2;
+  write_own_part(j, acc + 0, column + 0, group, thread, position);
+  write_own_part(j, acc + 32, column + 64, group, thread, position);
+  write_own_part(j, acc + 64, column + 0, group, thread, position);
+  write_own_part(j, acc + 96, column + 64, group, thread, position);
 }
 
 // The buffers of copied tiles, which the loader fills: on to the storer, so that this warpgroup sees every phase

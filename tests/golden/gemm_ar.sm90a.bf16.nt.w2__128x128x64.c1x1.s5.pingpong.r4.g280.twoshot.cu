@@ -1,4 +1,4 @@
-// gemm_rs.sm90a.bf16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.g200.push
+// gemm_ar.sm90a.bf16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.g280.twoshot
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
@@ -317,6 +317,7 @@ INLINE void wgmma_m64n128k16(float *d, u64 a, u64 b, u32 accumulate)
 // What every role of the kernel knows of the call: the kernel's parameters, and what the prologue read.
 typedef struct { tensor_map at[1]; } map_table_1;
 typedef struct { tensor_map at[2]; } map_table_2;
+typedef struct { tensor_map at[3]; } map_table_3;
 
 typedef struct {
   const tensor_map *map_a;
@@ -336,6 +337,7 @@ typedef struct {
   const u64 *signals;
   const tensor_map *map_in;
   const tensor_map *map_out;
+  const tensor_map *map_fin;
   u32 smem;  // shared memory of this block
   u32 block; // of this block in its cluster
   u64 epoch; // number of this call
@@ -407,15 +409,21 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   fence_async_global();
   return 1;
 }
-// gemm_rs by epilogue push: tiles that others own go straight into the owner's staging, each followed by
-// its signal; own tiles add the partials, in fp32 and in rank order. In the order of tiles an own tile comes
-// after the sends of its like on every rank, so nothing waits in a circle, if all blocks are resident
-// (cooperative launch). A round is one tile per cluster, so a block goes on with the kind of tile that it
-// began with: some feed the link all the time, the others' loads never wait behind stores to it.
+// gemm_ar in two shots: as push, then the owner of a tile pushes the finished tile to every peer's
+// staging, and each rank copies the tiles of the others into its own C.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
-INLINE i32 step_kind(i32 step) { return step < 1 ? TILE_SEND : TILE_OWN; }
-// Own tiles follow one round behind the partials that they need: sends and sums share the call evenly.
-INLINE i32 step_delay(i32 step, i32 chunks) { return (void)chunks, step == 1; }
+INLINE i32 step_kind(i32 step)
+{
+  return step < 1 ? TILE_SEND : step == 1 ? TILE_OWN : TILE_COPY;
+}
+// Own tiles follow one round behind the partials that they need. Copies follow one round behind the own
+// tiles; with pingpong they come last, since its warpgroups count each other's tiles.
+INLINE i32 step_delay(i32 step, i32 chunks)
+{
+  i32 copy = 1 + chunks;
+  (void)chunks;
+  return step < 1 ? 0 : step == 1 ? 1 : copy;
+}
 
 // What push and twoshot share: partial tiles in staging, and their signal words.
 INLINE const tensor_map *operand_map(const job *j, const tile *t) { return (void)t, j->map_a; }
@@ -442,32 +450,58 @@ INLINE i32 wait_partials(const job *j, const tile *t)
 
 INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
 
+INLINE i32 wait_result(const job *j, const tile *t)
+{
+  return wait_for(j, signal_word(j, j->rank, 2 + t->shard, t->number), j->epoch,
+                  FAULT_RESULT_TIMEOUT, t->shard, t->number);
+}
+
 // Loader: what reads staging, and the wait before it does; 0 after an abort.
-INLINE i32 reads_staging(const tile *t) { return t->kind == TILE_OWN; }
-INLINE i32 wait_tile(const job *j, const tile *t) { return wait_partials(j, t); }
+INLINE i32 reads_staging(const tile *t) { return t->kind != TILE_SEND; }
+INLINE i32 wait_tile(const job *j, const tile *t)
+{
+  return t->kind == TILE_OWN ? wait_partials(j, t) : wait_result(j, t);
+}
 
 // Ranks that the buffers of a tile go to.
-INLINE i32 sends_to(const tile *t) { return t->kind == TILE_SEND; }
+INLINE i32 sends_to(const tile *t)
+{
+  return t->kind == TILE_SEND ? 1 : t->kind == TILE_OWN ? 1 : 0;
+}
 
 INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
 {
+  i32 r;
   if (t->kind == TILE_SEND && !quiet) {
     tma_store_4d(j->map_out + t->shard, buffer, x, y, j->rank, (i32)(j->epoch & 1));
   } else if (t->kind != TILE_SEND) {
-    tma_store_2d(j->map_c, buffer, x, y);
+    tma_store_2d(j->map_c + t->shard, buffer, x, y);
+    if (t->kind == TILE_OWN && !quiet) {
+      NO_UNROLL
+      for (r = 0; r < 2; ++r) {
+        if (r != j->rank) tma_store_4d(j->map_fin + r, buffer, x, y, 0, (i32)(j->epoch & 1));
+      }
+    }
   }
 }
 
 // Storer, when the tile's stores are complete and visible to it.
 INLINE void signal_tile(const job *j, const tile *t)
 {
+  i32 r;
   if (t->kind == TILE_SEND) {
     global_store_release_sys(signal_word(j, t->shard, j->rank, t->number), j->epoch);
+  }
+  if (t->kind == TILE_OWN) {
+    NO_UNROLL
+    for (r = 0; r < 2; ++r) {
+      if (r != j->rank) global_store_release_sys(signal_word(j, r, 2 + j->rank, t->number), j->epoch);
+    }
   }
 }
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
 // looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
-// a step go in chunks of 1/2 of a tile per cluster, chunk c of a step comes in round c + step_delay, and a
+// a step go in chunks of a tile per cluster, chunk c of a step comes in round c + step_delay, and a
 // round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
 // their rows of A in L2.
 //
@@ -495,7 +529,7 @@ typedef struct {
   i32 round, step;
 } segment;
 
-INLINE i32 chunk_tiles(void) { return tile_stride() < 4 ? 1 : (i32)(tile_stride() / 2); }
+INLINE i32 chunk_tiles(void) { return tile_stride() < 2 ? 1 : (i32)(tile_stride() / 1); }
 
 // Index in the shard of a segment's first tile.
 INLINE i32 segment_begin(const segment *s, i32 chunks)
@@ -523,9 +557,9 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
     i32 size = segment_tiles(j, at, chunks);
     left = (i32)number - at->first;
     if (left < size) break;
-    if (at->step + 1 < 2) {
+    if (at->step + 1 < 3) {
       ++at->step;
-    } else if (at->round + 1 < chunks + step_delay(1, chunks)) {
+    } else if (at->round + 1 < chunks + step_delay(2, chunks)) {
       ++at->round;
       at->step = 0;
     } else {
@@ -536,11 +570,11 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
   left += segment_begin(at, chunks);
   t.kind = step_kind(at->step);
   t.shard = shard_of_step(j, at->step);
-  group = left / (4 * columns);
-  inside = left % (4 * columns);
-  height = div_up(shard_rows(j, t.shard), 128) - group * 4;
-  if (height > 4) height = 4;
-  t.tm = (group * 4 + inside % height) * 1;
+  group = left / (8 * columns);
+  inside = left % (8 * columns);
+  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  if (height > 8) height = 8;
+  t.tm = (group * 8 + inside % height) * 1;
   t.tn = inside / height * 1;
   t.number = t.tm * columns * 1 + t.tn;
   return t;
@@ -624,6 +658,7 @@ INLINE void produce(job *j)
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
     if (t.kind == TILE_END) break;
+    if (t.kind == TILE_COPY) continue;
     NO_UNROLL
     for (i = 0; i < k_tiles; ++i) {
       mbar_wait(j->smem + 229416 + 8 * stage, parity);
@@ -638,15 +673,17 @@ INLINE void produce(job *j)
 
 // Waits until *next, then moves it on. Stores to peers that come faster than the link takes them queue up
 // inside the SM, where they hold up the main loop's loads; so a block that still computes sends its share
-// of 200 GB/s and no more.
-INLINE void pace(u64 *next, i32 peers)
+// of 280 GB/s and no more.
+INLINE void pace(u64 *next, u32 number, i32 peers)
 {
   u64 now = clock_ns();
+  u32 ns = (u32)peers * (8192 * block_count() / 280); // if all blocks send
   while (now < *next) {
     pause_ns(100);
     now = clock_ns();
   }
-  *next = now + (u32)peers * (8192 * block_count() / 400);
+  if (number >= tile_stride()) ns = ns * 1 / 1;
+  *next = (now > *next + ns ? now : *next) + ns; // a little late is made up for
 }
 
 // Does this block compute another tile?
@@ -688,7 +725,7 @@ INLINE void store(job *j)
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
-          if (peers > 0) pace(&next, peers);
+          if (peers > 0) pace(&next, number, peers);
           store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
@@ -737,6 +774,12 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
           u32 index = out_index(turn, position);
           i32 row = y + (i32)group * 128;
           mbar_wait(out_empty(j, index), out_parity(position) ^ 1);
+          if (t->kind == TILE_COPY) {
+            mbar_arrive_expect(out_full(j, index), 8192);
+            tma_load_4d(out_buffer(j, index), j->map_in + 1 + t->shard, out_full(j, index), x, row, 0, half);
+          } else {
+            mbar_arrive(out_full(j, index));
+          }
           if (t->kind == TILE_OWN) {
             mbar_arrive_expect(out_ready(j, index), 8192);
             tma_load_4d(out_buffer(j, index), j->map_in, out_ready(j, index), x, row, src, half);
@@ -831,36 +874,26 @@ INLINE void pass_on(const job *j, u32 index, u32 thread)
   if ((thread & 31) == 0) mbar_arrive(out_full(j, index));
 }
 
+// values += what the peer's partial in this output buffer has at this thread's places.
+INLINE void add_buffer(const job *j, float *values, u32 index, u32 thread)
+{
+  u32 q, e, r[4];
+  for (q = 0; q < 4; ++q) {
+    smem_load_matrix_x4(fragment(out_buffer(j, index), thread, q), r);
+    for (e = 0; e < 4; ++e) {
+      values[q * 8 + e * 2] += unpack_low(r[e]);
+      values[q * 8 + e * 2 + 1] += unpack_high(r[e]);
+    }
+  }
+}
+
 // values = sum over ranks, in rank order, of this rank's values and the peers' partials. Returns with
 // the last partial's buffer still held, at *position.
 INLINE void add_partials(const job *j, float *values, u32 group, u32 thread, u32 *position)
 {
-  float own[32];
-  i32 src, left = 1, e;
-  for (e = 0; e < 32; ++e) {
-    own[e] = values[e];
-    values[e] = 0.0f;
-  }
-  NO_UNROLL
-  for (src = 0; src < 2; ++src) {
-    if (src == j->rank) {
-      for (e = 0; e < 32; ++e) values[e] += own[e];
-    } else {
-      u32 index = out_index(group, *position), q, r[4];
-      mbar_wait(out_ready(j, index), out_parity(*position));
-      for (q = 0; q < 4; ++q) {
-        smem_load_matrix_x4(fragment(out_buffer(j, index), thread, q), r);
-        for (e = 0; e < 4; ++e) {
-          values[q * 8 + e * 2] += unpack_low(r[e]);
-          values[q * 8 + e * 2 + 1] += unpack_high(r[e]);
-        }
-      }
-      if (--left > 0) {
-        pass_on(j, index, thread);
-        ++*position;
-      }
-    }
-  }
+  u32 index = out_index(group, *position);
+  mbar_wait(out_ready(j, index), out_parity(*position));
+  add_buffer(j, values, index, thread);
 }
 
 INLINE void add_bias(const job *j, float *values, i32 column)
@@ -899,22 +932,33 @@ INLINE void write_part(const job *j, float *values, i32 column, u32 group, u32 t
   ++*position;
 }
 
-// The parts of an own tile, with the peers' partials. One copy of the code for all parts, at the price of
-// copied values: the partials are what it waits for.
-INLINE void write_own(const job *j, const tile *t, const float *acc, u32 group, u32 thread, u32 *position)
+// A part of an own tile, with the peers' partials; column: of the thread's first pair.
+INLINE void write_own_part(const job *j, float *values, i32 column, u32 group, u32 thread, u32 *position)
 {
-  float values[32];
-  i32 part, e;
-  NO_UNROLL
-  for (part = 0; part < 4; ++part) {
-    if (part == 0) for (e = 0; e < 32; ++e) values[e] = acc[0 + e];
-    if (part == 1) for (e = 0; e < 32; ++e) values[e] = acc[32 + e];
-    if (part == 2) for (e = 0; e < 32; ++e) values[e] = acc[64 + e];
-    if (part == 3) for (e = 0; e < 32; ++e) values[e] = acc[96 + e];
-    add_partials(j, values, group, thread, position);
-    if (j->bias != 0) add_bias(j, values, t->tn * 128 + part % 2 * 64 + (i32)(thread & 3) * 2);
-    fill_buffer(j, values, out_index(group, *position), thread);
-    ++*position;
+  add_partials(j, values, group, thread, position);
+  if (j->bias != 0) add_bias(j, values, column);
+  fill_buffer(j, values, out_index(group, *position), thread);
+  ++*position;
+}
+
+INLINE void write_own(const job *j, const tile *t, float *acc, u32 group, u32 thread, u32 *position)
+{
+  i32 column = t->tn * 128 + (i32)(thread & 3) * 2;
+  write_own_part(j, acc + 0, column + 0, group, thread, position);
+  write_own_part(j, acc + 32, column + 64, group, thread, position);
+  write_own_part(j, acc + 64, column + 0, group, thread, position);
+  write_own_part(j, acc + 96, column + 64, group, thread, position);
+}
+
+// The buffers of copied tiles, which the loader fills: on to the storer, so that this warpgroup sees every phase
+// of their barriers.
+INLINE void pass_copies(const job *j, u32 group, u32 thread, u32 *position, u32 *copied)
+{
+  for (; *copied > 0; --*copied, ++*position) {
+    u32 index = out_index(group, *position);
+    mbar_wait(out_ready(j, index), out_parity(*position));
+    warp_sync();
+    if ((thread & 31) == 0) mbar_arrive(out_full(j, index));
   }
 }
 
@@ -935,15 +979,22 @@ INLINE void consume(const job *j, u32 group, u32 thread)
   i32 k_tiles = div_up(j->k, 64);
   u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
   u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
+  u32 copied = 0; // buffers of copied tiles that are still to be passed on
   segment order = {0};
   tile t = tile_at(j, &order, number), next;
   for (; t.kind != TILE_END; t = next, number += stride) {
+    if (t.kind == TILE_COPY) {
+      copied += 4;
+      next = tile_at(j, &order, number + stride);
+      continue;
+    }
     await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
     pass_turn(j, group, thread);
     next = tile_at(j, &order, number + stride); // under the last tensor core instructions
     multiply_end(j, thread, at + (u32)k_tiles - 1);
     at += step;
+    pass_copies(j, group, thread, &position, &copied);
     if (t.kind == TILE_OWN) {
       write_own(j, &t, acc, group, thread, &position);
       continue;
@@ -957,6 +1008,7 @@ INLINE void consume(const job *j, u32 group, u32 thread)
     write_part(j, acc + 96, t.tn * 128 + 64 + (i32)(thread & 3) * 2, group,
                thread, &position);
   }
+  pass_copies(j, group, thread, &position, &copied);
 }
 
 INLINE void init_barriers(const job *j)
@@ -969,7 +1021,7 @@ INLINE void init_barriers(const job *j)
   }
   NO_UNROLL
   for (i = 0; i < 8; ++i) {
-    mbar_init(out_full(j, i), 4); // the warps of a warpgroup
+    mbar_init(out_full(j, i), 5); // the warps of a warpgroup, and the loader
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
@@ -979,10 +1031,10 @@ INLINE void init_barriers(const job *j)
   mbar_init_fence();
 }
 
-KERNEL(384, 1) tml_gemm_rs_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g200_push(
+KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g280_twoshot(
     const GRID_CONSTANT map_table_1 map_a,
     const GRID_CONSTANT map_table_1 map_b,
-    const GRID_CONSTANT map_table_1 map_c,
+    const GRID_CONSTANT map_table_2 map_c,
     u64 bias,
     i32 m,
     i32 n,
@@ -995,8 +1047,9 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g200
     const GRID_CONSTANT addr_table pad,
     i32 signal_stride,
     const GRID_CONSTANT addr_table signals,
-    const GRID_CONSTANT map_table_1 map_in,
-    const GRID_CONSTANT map_table_2 map_out)
+    const GRID_CONSTANT map_table_3 map_in,
+    const GRID_CONSTANT map_table_2 map_out,
+    const GRID_CONSTANT map_table_2 map_fin)
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
@@ -1017,6 +1070,7 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g200
   j.signals = signals.at;
   j.map_in = map_in.at;
   j.map_out = map_out.at;
+  j.map_fin = map_fin.at;
   j.smem = smem_base();
   j.block = 0;
   j.epoch = 0;
