@@ -177,7 +177,7 @@ tml_status rig_delay(rig *r)
 static tml_status calibrate_delay(rig *r)
 {
   float ms = 0;
-  r->delay_count = device_emulated() ? 1 << 12 : 1 << 16;
+  r->delay_count = device_emulated() ? 1 << 14 : 1 << 16;
   if (device_emulated()) return TML_OK;
   for (int i = 0; i < 3; i++) {
     TRY(CU(r->api, cuEventRecord, (r->start, r->stream)));

@@ -41,7 +41,8 @@ typedef struct mix_call {
 
 /* Collective: plans for the problems, by every variant that matches `glob`; without one by the plan's own
  * choice or, with `covering`, by a fused variant that brings parts of the space that the ones before it lack.
- * `calls`: length of the sequence; few calls draw from few row counts. mix_free also after a failure. */
+ * `calls`: length of the sequence; few calls draw from few row counts. No plan at all is OK
+ * with `count` 0. mix_free also after a failure. */
 tml_status mix_create(rig *r, const problems *list, const char *glob, int covering, int calls,
                       uint64_t seed, mix *out);
 void mix_free(rig *r, mix *m);
