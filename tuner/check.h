@@ -35,9 +35,9 @@ typedef struct check_result {
  * `passed` 0; FAULT and TIMEOUT are statuses. `save`: file for this rank's output, or NULL. */
 tml_status check_one(rig *r, const tml_problem *problem, const char *variant, int reps,
                      const char *save, check_result *out);
-/* 200 replays of two graphs of mixed ops, with an odd and an even number of calls, against
- * eager. */
-tml_status check_graphs(rig *r, int replays, char *summary, size_t bytes);
+/* Two long graphs of mixed ops, with an odd and an even number of calls, against eager; three replays in two
+ * rounds. */
+tml_status check_graphs(rig *r, int rounds, char *summary, size_t bytes);
 
 typedef struct check_stress_result {
   int calls, plans, distinct, delayed; /* distinct: calls that differ in plan, inputs or m */

@@ -238,8 +238,7 @@ static void judge_batch(stress *t, const batch *b)
     if (hash_of(c, output) == c->plan->alone[c->set][c->size]) continue;
     if (t->own.wrong++) continue;
     t->own.first = b->first + i;
-    t->kept = malloc(mix_room(c));
-    if (t->kept) memcpy(t->kept, output, mix_room(c));
+    memcpy(t->kept, output, mix_room(c));
   }
 }
 
@@ -277,8 +276,8 @@ static void compare_kept(stress *t, const mix_call *c)
   data d = mix_data(c);
   const uint16_t *got = (const uint16_t *)(const void *)t->kept;
   const uint16_t *want = (const uint16_t *)(const void *)t->host;
-  int64_t elements = d.c_rows * d.problem.n, differ = 0, unwritten = 0, first = 0;
-  for (int64_t i = 0; i < elements && got; i++) {
+  int64_t elements = d.c_rows * d.problem.n, n = d.problem.n, differ = 0, unwritten = 0, first = 0;
+  for (int64_t i = 0; i < elements; i++) {
     if (got[i] == want[i]) continue;
     if (differ++ == 0) first = i;
     unwritten += got[i] == 0xffff;
@@ -287,10 +286,12 @@ static void compare_kept(stress *t, const mix_call *c)
     snprintf(t->own.why, sizeof t->own.why,
              "%lld of %lld elements differ from the lone run, the first in row %lld, column %lld; "
              "%lld never written",
-             (long long)differ, (long long)elements, (long long)(first / d.problem.n),
-             (long long)(first % d.problem.n), (long long)unwritten);
+             (long long)differ, (long long)elements, (long long)(first / n), (long long)(first % n),
+             (long long)unwritten);
+  else if (hash_of(c, t->host) != c->plan->alone[c->set][c->size])
+    snprintf(t->own.why, sizeof t->own.why, "the same bits alone, but not in the first lone run");
   else
-    snprintf(t->own.why, sizeof t->own.why, "it wrote behind the end of the output");
+    snprintf(t->own.why, sizeof t->own.why, "wrote behind the end of the output");
 }
 
 /* Everyone's verdicts; the number of the first wrong call of any rank, or INT64_MAX. */
@@ -357,7 +358,8 @@ static tml_status make_arena(stress *t)
   TRY(CU(t->r->api, cuMemAlloc, (&t->arena, t->arena_bytes)));
   TRY(rig_host(t->r, 0, t->arena_bytes, &host));
   t->host = host;
-  return TML_OK;
+  t->kept = malloc(t->mix.largest);
+  return t->kept ? TML_OK : tml_fail(TML_MEMORY, "no memory for an output");
 }
 
 /* The lone runs: *passed says whether there is something to compare with. */
