@@ -49,7 +49,7 @@ void mix_free(rig *r, mix *m);
 /* Call number `index`: a function of the seed and of it, equal on all ranks. */
 mix_call mix_draw(const mix *m, const rig *r, uint64_t index);
 int64_t mix_m(const mix_call *c);
-/* The data of a call, with its row count; the output is the source's own. */
+/* The data of a call, with its row count; the caller puts its own output in. */
 data mix_data(const mix_call *c);
 /* Bytes that an output of it takes with its guard, equal on all ranks. */
 size_t mix_room(const mix_call *c);
