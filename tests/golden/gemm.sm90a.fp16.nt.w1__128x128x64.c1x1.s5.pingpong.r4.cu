@@ -205,6 +205,14 @@ INLINE u64 global_load_relaxed_sys(u64 at)
   asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
   return x;
 }
+// Sees what the writer did before the release whose value it reads. Cheap, unlike a fence, which would also
+// wait for this SM's own stores to peers (microseconds).
+INLINE u64 global_load_acquire_sys(u64 at)
+{
+  u64 x;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
+  return x;
+}
 INLINE void global_store_relaxed_sys(u64 at, u64 x)
 {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
@@ -213,7 +221,6 @@ INLINE void global_store_release_sys(u64 at, u64 x)
 {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
 }
-INLINE void fence_acquire_sys(void) { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 // Returns the old value; orders this thread's accesses, and those it has seen, on this GPU.
 INLINE u64 global_add_gpu(u64 at, u64 x)
 {
@@ -358,41 +365,80 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
   (void)t, (void)quiet;
   tma_store_2d(j->map_c, buffer, x, y);
 }
-// Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
-// nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
-// the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
+// Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
+// looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
+// a step go in chunks of all, chunk c of a step comes in round c + step_delay, and a round has its steps
+// in order. Inside a shard the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A
+// in L2.
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
+// First tile of this block's cluster, and the stride to its next.
+INLINE u32 first_tile(void) { return block_id() / 1; }
+INLINE u32 tile_stride(void) { return block_count() / 1; }
+
 INLINE i32 shard_rows(const job *j, i32 shard)
 {
   return j->m;
 }
 
-INLINE tile tile_at(const job *j, u32 number)
+// Cluster tiles of a shard. Shard 0 has the most.
+INLINE i32 shard_tiles(const job *j, i32 shard)
+{
+  return div_up(shard_rows(j, shard), 128) * div_up(j->n, 128);
+}
+
+// A segment of the order: the tiles of one step in one round.
+typedef struct {
+  i32 first; // number of its first tile
+  i32 round, step;
+} segment;
+
+INLINE i32 chunk_tiles(void) { return 0x7fffffff; }
+
+// Index in the shard of a segment's first tile.
+INLINE i32 segment_begin(const segment *s, i32 chunks)
+{
+  return (void)s, (void)chunks, 0;
+}
+
+INLINE i32 segment_tiles(const job *j, const segment *s, i32 chunks)
+{
+  i32 begin = segment_begin(s, chunks), left = shard_tiles(j, shard_of_step(j, s->step)) - begin;
+  return begin < 0 || left < 0 ? 0 : left < chunk_tiles() ? left : chunk_tiles();
+}
+
+// The tile of this number; `at`: a segment at or before it, {0} at first, moved on to its own.
+INLINE tile tile_at(const job *j, segment *at, u32 number)
 {
   tile t;
   i32 columns = div_up(j->n, 128);
-  i32 step, left = (i32)number;
+  i32 chunks = 1;
+  i32 left, group, inside, height;
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
-  for (step = 0; step < 1; ++step) {
-    i32 shard = shard_of_step(j, step);
-    i32 rows = div_up(shard_rows(j, shard), 128);
-    if (left < rows * columns) {
-      i32 group = left / (8 * columns), inside = left % (8 * columns);
-      i32 height = rows - group * 8;
-      if (height > 8) height = 8;
-      t.kind = step_kind(step);
-      t.shard = shard;
-      t.tm = (group * 8 + inside % height) * 1;
-      t.tn = inside / height * 1;
-      t.number = t.tm * columns * 1 + t.tn;
+  for (;;) {
+    i32 size = segment_tiles(j, at, chunks);
+    left = (i32)number - at->first;
+    if (left < size) break;
+    if (at->step + 1 < 1) {
+      ++at->step;
+    } else {
       return t;
     }
-    left -= rows * columns;
+    at->first += size;
   }
+  left += segment_begin(at, chunks);
+  t.kind = step_kind(at->step);
+  t.shard = shard_of_step(j, at->step);
+  group = left / (8 * columns);
+  inside = left % (8 * columns);
+  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  if (height > 8) height = 8;
+  t.tm = (group * 8 + inside % height) * 1;
+  t.tn = inside / height * 1;
+  t.number = t.tm * columns * 1 + t.tn;
   return t;
 }
 
@@ -404,10 +450,6 @@ INLINE u32 out_buffer(const job *j, u32 index) { return j->smem + 163840 + index
 INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229456 + 8 * index; }
 INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229520 + 8 * index; }
 INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229584 + 8 * index; }
-
-// First tile of this block's cluster, and the stride to its next.
-INLINE u32 first_tile(void) { return block_id() / 1; }
-INLINE u32 tile_stride(void) { return block_count() / 1; }
 
 // Loads this block's part of one k-tile; what the cluster shares is loaded in parts and multicast.
 INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, i32 row, i32 column)
@@ -423,12 +465,13 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
 INLINE void produce(job *j)
 {
   u32 number, stage = 0, parity = 1;
+  segment order = {0};
   i32 k_tiles = div_up(j->k, 64);
   for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
+    tile t = tile_at(j, &order, number);
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
-    if (t.kind == TILE_END || t.kind == TILE_COPY) break;
+    if (t.kind == TILE_END) break;
     NO_UNROLL
     for (i = 0; i < k_tiles; ++i) {
       mbar_wait(j->smem + 229416 + 8 * stage, parity);
@@ -446,11 +489,12 @@ INLINE void produce(job *j)
 INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
+  segment order = {0};
   u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   i32 quiet = 0;   // nothing may leave this rank
   for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
+    tile t = tile_at(j, &order, number);
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
@@ -559,19 +603,25 @@ INLINE void add_bias(const job *j, float *values, i32 column)
   }
 }
 
-// This thread's values of a 64x64 part of the tile -> one output buffer; column: of its first pair.
-INLINE void write_buffer(const job *j, const tile *t, float *values, i32 column, u32 group, u32 thread, u32 *position)
+// This thread's values of a 64x64 part of the tile -> the output buffer that it holds.
+INLINE void fill_buffer(const job *j, const float *values, u32 index, u32 thread)
 {
-  u32 index, q;
-  index = out_index(group, *position);
-  mbar_wait(out_empty(j, index), out_parity(*position) ^ 1);
-  if (j->bias != 0 && t->kind == TILE_OWN) add_bias(j, values, column);
+  u32 q;
   for (q = 0; q < 4; ++q) {
     const float *v = values + q * 8;
     smem_store_matrix_x4(fragment(out_buffer(j, index), thread, q), pack2(v[0], v[1]), pack2(v[2], v[3]),
                          pack2(v[4], v[5]), pack2(v[6], v[7]));
   }
   pass_on(j, index, thread);
+}
+
+// A part that needs nothing of other ranks; column: of the thread's first pair.
+INLINE void write_part(const job *j, float *values, i32 column, u32 group, u32 thread, u32 *position)
+{
+  u32 index = out_index(group, *position);
+  mbar_wait(out_empty(j, index), out_parity(*position) ^ 1);
+  if (j->bias != 0) add_bias(j, values, column);
+  fill_buffer(j, values, index, thread);
   ++*position;
 }
 
@@ -588,26 +638,27 @@ INLINE void pass_turn(const job *j, u32 group, u32 thread)
 
 INLINE void consume(const job *j, u32 group, u32 thread)
 {
-  float acc[128], values[32];
-  i32 part, e, k_tiles = div_up(j->k, 64);
+  float acc[128];
+  i32 k_tiles = div_up(j->k, 64);
   u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
   u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
-  tile t = tile_at(j, number), next;
-  for (; t.kind != TILE_END && t.kind != TILE_COPY; t = next, number += stride, at += step) {
+  segment order = {0};
+  tile t = tile_at(j, &order, number), next;
+  for (; t.kind != TILE_END; t = next, number += stride) {
     await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
     pass_turn(j, group, thread);
-    next = tile_at(j, number + stride); // under the last tensor core instructions
+    next = tile_at(j, &order, number + stride); // under the last tensor core instructions
     multiply_end(j, thread, at + (u32)k_tiles - 1);
-    NO_UNROLL
-    for (part = 0; part < 4; ++part) { // one copy of the epilogue's code for all parts
-      if (part == 0) for (e = 0; e < 32; ++e) values[e] = acc[0 + e];
-      if (part == 1) for (e = 0; e < 32; ++e) values[e] = acc[32 + e];
-      if (part == 2) for (e = 0; e < 32; ++e) values[e] = acc[64 + e];
-      if (part == 3) for (e = 0; e < 32; ++e) values[e] = acc[96 + e];
-      write_buffer(j, &t, values, t.tn * 128 + part % 2 * 64 + (i32)(thread & 3) * 2,
-                   group, thread, &position);
-    }
+    at += step;
+    write_part(j, acc + 0, t.tn * 128 + 0 + (i32)(thread & 3) * 2, group,
+               thread, &position);
+    write_part(j, acc + 32, t.tn * 128 + 64 + (i32)(thread & 3) * 2, group,
+               thread, &position);
+    write_part(j, acc + 64, t.tn * 128 + 0 + (i32)(thread & 3) * 2, group,
+               thread, &position);
+    write_part(j, acc + 96, t.tn * 128 + 64 + (i32)(thread & 3) * 2, group,
+               thread, &position);
   }
 }
 
@@ -621,7 +672,7 @@ INLINE void init_barriers(const job *j)
   }
   NO_UNROLL
   for (i = 0; i < 8; ++i) {
-    mbar_init(out_full(j, i), 4);
+    mbar_init(out_full(j, i), 4); // the warps of a warpgroup
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
