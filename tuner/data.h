@@ -26,6 +26,9 @@ int data_copies(const tml_problem *problem);
 /* Local. with_full: also `full`, filled with the gathered A for ag_gemm. */
 tml_status data_create(rig *r, const tml_problem *problem, int copies, int with_full, data *out);
 void data_free(rig *r, data *d);
+/* The same buffers for a call with m rows: the inputs of fewer rows are the first of those that were filled.
+ * Shards of every m up to the first have room where that was a multiple of the world. */
+void data_set_rows(data *d, int64_t m);
 /* Enqueues new inputs of a generation; B copy i differs from copy j. */
 tml_status data_fill(rig *r, data *d, uint64_t generation);
 /* Enqueues NaN over the whole output and its guard. */

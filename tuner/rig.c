@@ -157,18 +157,28 @@ tml_status rig_barrier(rig *r)
   return tml_launch(r->barrier, &args, r->stream);
 }
 
+tml_status rig_pause(rig *r)
+{
+  tml_values values;
+  TRY(rig_need(r->fill[TML_BF16], TML_BF16));
+  memset(&values, 0, sizeof values);
+  values.dst = r->scratch;
+  values.count = r->delay_count;
+  return tml_launch_aux(r->ctx, r->fill[TML_BF16], &values, 1, r->stream);
+}
+
 tml_status rig_delay(rig *r)
 {
   if (device_emulated()) return TML_OK; /* its devices stand still while the host enqueues */
-  return data_fill_blocks(r, TML_BF16, r->scratch, r->delay_count, 1, 1);
+  return rig_pause(r);
 }
 
 /* One block fills elements at a steady pace: scale a timed sample to 0.2 ms. */
 static tml_status calibrate_delay(rig *r)
 {
   float ms = 0;
+  r->delay_count = device_emulated() ? 1 << 14 : 1 << 16;
   if (device_emulated()) return TML_OK;
-  r->delay_count = 1 << 16;
   for (int i = 0; i < 3; i++) {
     TRY(CU(r->api, cuEventRecord, (r->start, r->stream)));
     TRY(rig_delay(r));
