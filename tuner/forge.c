@@ -59,7 +59,7 @@ tml_status forge_add_aux(forge_list *list, tml_gen *gen, const char *arch, unsig
                          int world)
 {
   static const char *const typed[] = {"fill", "reference", "bias"};
-  static const char *const untyped[] = {"gate", "hold"};
+  static const char *const untyped[] = {"gate", "hold", "stores"};
   for (int dtype = TML_BF16; dtype <= TML_FP16; dtype++)
     for (size_t i = 0; i < sizeof typed / sizeof *typed; i++)
       if (dtypes & FORGE_DTYPE(dtype)) TRY(add_aux(list, gen, typed[i], arch, (tml_dtype)dtype, 1));
