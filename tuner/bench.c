@@ -6,6 +6,7 @@
 
 #include "../runtime/status.h"
 #include "commands.h"
+#include "device.h"
 #include "progress.h"
 
 typedef struct bench_options {
@@ -133,7 +134,11 @@ static int choose_regimes(bench_options *o)
     return cli_usage("bench", "--rounds %d: choose 1 to %d", o->rounds, MEASURE_MAX_ROUNDS);
   if (!(o->sustained_ms >= 1 && o->sustained_ms <= 10000))
     return cli_usage("bench", "--sustained-ms %g: choose 1 to 10000", o->sustained_ms);
-  if (burst || both) o->regimes[o->regime_count++] = (regime){0, o->rounds, 0};
+  if (burst || both) {
+    regime how = MEASURE_BURST;
+    how.rounds = o->rounds;
+    o->regimes[o->regime_count++] = how;
+  }
   if (sustained || both) {
     regime how = MEASURE_SUSTAINED; /* its rounds are few: each is 2 windows long */
     how.sustained_ms = o->sustained_ms;
@@ -153,7 +158,9 @@ static int run(bench_options *o)
   if (o->list.count == 0)
     return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
   if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
-  return ranks_run(&how, &machine, rank_main, o);
+  int code = ranks_run(&how, &machine, rank_main, o);
+  size_t reports = device_reports();
+  return reports ? cli_fail("the emulator reports %zu hazards", reports) : code;
 }
 
 int cmd_bench(int argc, char **argv)

@@ -142,7 +142,7 @@ tml_status data_hash(rig *r, const data *d, uint64_t *out)
   void *host;
   *out = 0;
   if (bytes == 0) return rig_wait(r, 30);
-  TRY(rig_host(r, 0, bytes, &host));
+  TRY(rig_host(r, bytes, &host));
   TRY(CU(r->api, cuMemcpyDtoHAsync, (host, d->c, bytes, r->stream)));
   TRY(rig_wait(r, 30));
   *out = XXH3_64bits(host, bytes);
