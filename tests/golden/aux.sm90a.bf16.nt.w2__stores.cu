@@ -278,7 +278,7 @@ KERNEL_FLAT(128) tml_aux_sm90a_bf16_nt_w2__stores(
   u32 smem = smem_base(), at;
   u64 box;
   NO_UNROLL
-  for (at = 4 * thread_id(); at < 16384; at += 512) smem_store_relaxed_u32(smem + at, at);
+  for (at = 16 * thread_id(); at < 16384; at += 2048) smem_store_matrix_x4(smem + at, at, at, at, at);
   fence_async_smem();
   block_sync();
   if (thread_id() != 0) return;
