@@ -98,14 +98,24 @@ static tml_status measure_once(rig *r, column *c, regime how, int round, double 
   return TML_OK;
 }
 
-/* By the best replay of each, which is equal on all ranks: noise only ever adds. */
+static double lane_best(const column *columns, int count, int lane)
+{
+  double best = INFINITY;
+  for (int i = 0; i < count; i++)
+    if (!columns[i].dropped && columns[i].lane == lane) best = fmin(best, columns[i].best_ms);
+  return best;
+}
+
+/* By the best replay of each, which is equal on all ranks: noise only ever adds. The best of a lane
+ * stays, so a column's verdict does not depend on who was looked at before it. */
 void measure_drop(column *columns, int count, double race, int round)
 {
-  double best = INFINITY, margin = fmax(LEAST_MARGIN, ldexp(race - 1, 1 - round));
-  for (int i = 0; i < count; i++)
-    if (!columns[i].dropped) best = fmin(best, columns[i].best_ms);
-  for (int i = 0; i < count; i++)
-    if (!columns[i].dropped && columns[i].best_ms > (1 + margin) * best) columns[i].dropped = 1;
+  double margin = fmax(LEAST_MARGIN, ldexp(race - 1, 1 - round));
+  for (int i = 0; i < count; i++) {
+    column *c = &columns[i];
+    if (!c->dropped && c->best_ms > (1 + margin) * lane_best(columns, count, c->lane))
+      c->dropped = 1;
+  }
 }
 
 tml_status measure_run(rig *r, column *columns, int count, regime how)

@@ -15,6 +15,7 @@ typedef struct column {
   tml_status (*run)(void *user, int i);
   void *user;
   CUgraphExec graph;
+  int lane;       /* columns race against those of their own lane */
   int dropped;    /* 1: not measured further (failed, or lost the race) */
   double us;      /* of one call, slowest rank; INFINITY if it failed */
   double cost_ms; /* of the newest replay, slowest rank */

@@ -91,6 +91,8 @@ static tml_status enter(contest *c, int i)
   tml_status status;
   c->running = i;
   c->columns[i] = (column){.run = calls_run, .user = &e->calls, .us = INFINITY};
+  /* The fastest generated one gets its full time beside a faster library too. */
+  c->columns[i].lane = c->list.at[i].position == 0;
   TRY_GOTO(vote(c, make_plan(c, name, &e->plan), "making the plan"), failed);
   TRY_GOTO(vote(c, rig_reserve(c->r, e->plan), "reserving memory"), failed);
   e->calls = (calls){.r = c->r, .d = &c->d, .kind = CALLS_PLAN, .plan = e->plan};

@@ -108,6 +108,10 @@ static void who_is_behind_leaves(void **state)
   c[1].best_ms = 1.03; /* within the noise: stays to the end */
   measure_drop(c, 4, 1.5, 100);
   assert_true(!c[0].dropped && !c[1].dropped);
+  c[1].lane = 1; /* alone in its lane */
+  c[1].best_ms = 9;
+  measure_drop(c, 4, 1.5, 1);
+  assert_true(!c[0].dropped && !c[1].dropped);
 }
 
 /* ---- The model ---- */
