@@ -6,7 +6,6 @@
 --   epoch                      this rank       number of the last finished call
 --   ticket                     this rank       blocks that have finished in this call
 --   claim                      this rank       1: the fault record is taken
---   send_head, send_tail       this rank       turns of the send window: taken, given back
 --   abort                      every rank      0, or 1 + the rank that raised it; sticky
 --   slot_last[slot]            this rank       call that last used a copy slot
 --   outbox[slot]               this rank       what the copies carry as their signal
@@ -15,5 +14,5 @@
 --   shard[slot][src]           rank src (copy) call whose shard has arrived
 return {
   epoch = 0, ticket = 16, claim = 32, abort = 48, slot_last = 64, outbox = 80,
-  header = 96, done = 128, shard = 144, send_head = 160, send_tail = 176, words = 256,
+  header = 96, done = 128, shard = 144, words = 256,
 }

@@ -65,10 +65,9 @@ function M.cost(v, p, machine)
   if v.comm == "push" or v.comm == "twoshot" then -- each wave of sends leaves in one burst
     local burst = math.min(p.m * p.n, sms * v.tile[1] * v.tile[2]) * 2 / link * 1e6
     local sends = (p.world - 1) / p.world
-    local share = v.window == 0 and math.max(0.5, v.unbuffered) or v.window == 24 and 0.12 or 0.16
+    local share = v.pace == 0 and math.max(0.5, v.unbuffered) or 0.1
     us = us + share * burst * waves * sends -- what of a burst stops the main loops
-    -- a window leaves the link idle while turns change hands
-    local rate = link * (v.window == 0 and 1 or v.window == 24 and 0.6 or 0.8)
+    local rate = v.pace == 0 and link or math.min(link, v.pace * 1e9)
     us = math.max(us, p.m * p.n * 2 * sends / rate * 1e6)
   end
   return us + exposed_us(p, facts, machine, us, waves)

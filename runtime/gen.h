@@ -106,8 +106,6 @@ typedef struct tml_variant {
   X(abort)             \
   X(slot_last)         \
   X(outbox)            \
-  X(send_head)         \
-  X(send_tail)         \
   X(header)            \
   X(done)              \
   X(shard)             \

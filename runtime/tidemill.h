@@ -204,8 +204,7 @@ TML_API tml_status tml_alloc(tml_comm *comm, size_t bytes, void **ptr);
   X(RESULT_TIMEOUT, 4, "the peer's finished tile did not arrive")                             \
   X(SLOT_TIMEOUT, 5, "the peer did not release a copy slot")                                  \
   X(MISMATCH, 6, "the peer launched something else (op, m, n, k, variant or order of calls)") \
-  X(PEER_ABORT, 7, "the peer raised an abort")                                                \
-  X(SEND_TIMEOUT, 8, "the link did not take this rank's own tiles")
+  X(PEER_ABORT, 7, "the peer raised an abort")
 
 #define TML_X(id, n, text) TML_FAULT_##id = n,
 typedef enum tml_fault_code { TML_FAULT_MAP(TML_X) } tml_fault_code;

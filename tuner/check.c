@@ -49,8 +49,10 @@ static tml_status run_variant(tally *n, rig *r, const check_options *o, const tm
                               const char *variant)
 {
   check_result result;
-  char text[PROBLEM_TEXT_BYTES];
-  tml_status status = check_one(r, p, variant, o->reps, &result);
+  char text[PROBLEM_TEXT_BYTES], save[4096] = "";
+  if (o->outputs)
+    snprintf(save, sizeof save, "%s/row%d.rank%d", o->outputs, n->passed + n->failed, r->rank);
+  tml_status status = check_one(r, p, variant, o->reps, *save ? save : NULL, &result);
   if (status == TML_OK) {
     add_row(n, r, p, &result);
     return TML_OK;
@@ -238,12 +240,14 @@ int cmd_check(int argc, char **argv)
        "with --device emu: schedules to try, from --seed on; default 1"},
       {"--cover", NULL, CLI_FLAG, &o.cover_all, NULL,
        "with --suite on the emulator: fail unless every tile, cluster, depth, schedule, ring, "
-       "window "
+       "pace "
        "and pattern has run, with each op and type"},
       {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
        "200 replays of captured graphs of mixed ops with changing inputs, against eager calls"},
       {"--host-inputs", NULL, CLI_FLAG, &o.host_inputs, NULL,
        "inputs are made by the host, as for the emulator: then hashes of both can be compared"},
+      {"--outputs", NULL, CLI_TEXT, &o.outputs, "DIR",
+       "write each output, packed 16-bit rows, to DIR/rowI.rankR: row I of the table, from 0"},
       {"--json", NULL, CLI_TEXT, &o.json, "FILE",
        "write the table as JSON, with a hash of each rank's output (of the last seed)"},
       {"--copies", NULL, CLI_FLAG, &o.copies, NULL,

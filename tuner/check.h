@@ -11,6 +11,7 @@ typedef struct check_options {
   rig_options rig;
   problems list;
   const char *glob, *json, *inject;
+  const char *outputs; /* folder for the outputs, or NULL */
   int reps, graphs, copies, victim, seeds, host_inputs;
   int rotate; /* instead of the pick: one of the fused variants, another one each time; counts up */
   int cover_all;                /* fail unless all parts of the space have run */
@@ -28,9 +29,9 @@ typedef struct check_result {
 } check_result;
 
 /* One problem by one variant (NULL: the plan's choice). A result that is wrong is OK with
- * `passed` 0; FAULT and TIMEOUT are statuses. */
+ * `passed` 0; FAULT and TIMEOUT are statuses. `save`: file for this rank's output, or NULL. */
 tml_status check_one(rig *r, const tml_problem *problem, const char *variant, int reps,
-                     check_result *out);
+                     const char *save, check_result *out);
 /* 200 replays of two graphs of mixed ops, with an odd and an even number of calls, against
  * eager. */
 tml_status check_graphs(rig *r, int replays, char *summary, size_t bytes);

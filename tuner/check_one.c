@@ -104,7 +104,7 @@ static void judge(const tml_problem *p, check_result *out)
 }
 
 tml_status check_one(rig *r, const tml_problem *problem, const char *variant, int reps,
-                     check_result *out)
+                     const char *save, check_result *out)
 {
   attempt t = {.r = r, .out = out};
   tml_problem largest = *problem;
@@ -118,6 +118,7 @@ tml_status check_one(rig *r, const tml_problem *problem, const char *variant, in
   TRY_GOTO(vote(&t, rig_reserve(r, t.plan), "reserving memory"), done);
   TRY_GOTO(vote(&t, data_create(r, problem, 1, 0, &t.d), "memory for inputs"), done);
   TRY_GOTO(run(&t, reps), done);
+  if (save) TRY_GOTO(vote(&t, data_save(r, &t.d, save), "writing the output"), done);
   judge(problem, out);
 done:
   data_free(r, &t.d);

@@ -1,5 +1,7 @@
 #include "data.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "../runtime/status.h"
@@ -136,15 +138,34 @@ tml_args data_args(const data *d, int call)
   return args;
 }
 
-tml_status data_hash(rig *r, const data *d, uint64_t *out)
+/* The whole output on the host, when all work before has ended; *host: NULL if it has no bytes. */
+static tml_status take_output(rig *r, const data *d, void **host)
 {
   size_t bytes = data_output_bytes(d);
+  *host = NULL;
+  if (bytes == 0) return rig_wait(r, 30);
+  TRY(rig_host(r, bytes, host));
+  TRY(CU(r->api, cuMemcpyDtoHAsync, (*host, d->c, bytes, r->stream)));
+  return rig_wait(r, 30);
+}
+
+tml_status data_hash(rig *r, const data *d, uint64_t *out)
+{
   void *host;
   *out = 0;
-  if (bytes == 0) return rig_wait(r, 30);
-  TRY(rig_host(r, bytes, &host));
-  TRY(CU(r->api, cuMemcpyDtoHAsync, (host, d->c, bytes, r->stream)));
-  TRY(rig_wait(r, 30));
-  *out = XXH3_64bits(host, bytes);
+  TRY(take_output(r, d, &host));
+  if (host) *out = XXH3_64bits(host, data_output_bytes(d));
   return TML_OK;
+}
+
+tml_status data_save(rig *r, const data *d, const char *path)
+{
+  void *host;
+  TRY(take_output(r, d, &host));
+  FILE *file = fopen(path, "wb");
+  size_t bytes = data_output_bytes(d), written = 0;
+  if (file && host) written = fwrite(host, 1, bytes, file);
+  int bad = !file || written != bytes;
+  if (file) bad |= fclose(file) != 0;
+  return bad ? tml_fail(TML_IO, "cannot write %s: %s", path, strerror(errno)) : TML_OK;
 }

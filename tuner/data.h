@@ -34,6 +34,8 @@ tml_args data_args(const data *d, int call);
 size_t data_output_bytes(const data *d);
 /* Hash of the output; waits. */
 tml_status data_hash(rig *r, const data *d, uint64_t *out);
+/* Writes the output, packed rows, to a file; waits. */
+tml_status data_save(rig *r, const data *d, const char *path);
 
 typedef struct data_error {
   double relative;   /* Frobenius; NAN if anything is not a number */

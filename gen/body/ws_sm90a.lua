@@ -24,10 +24,9 @@ M.axes = {
   -- Output buffers of each consumer warpgroup. A whole tile's worth lets the warpgroup go on at
   -- once while slow stores (to a peer) drain; two leave room for another stage.
   { "ring", { 2, 3, 4, 5, 10 }, print = function(v) return "r" .. v end },
-  -- How much of partial tiles a rank sends at a time, in units of 64 KB; 0: all at once. Stores
-  -- that wait for the link hold up the loads of their SM, so fewer senders leave the main loops
-  -- alone.
-  { "window", { 0, 24, 48 }, print = function(v) return v > 0 and "win" .. v or "" end },
+  -- Rate at which a rank sends while it computes, GB/s; 0: as fast as tiles come. Stores that wait
+  -- for the link hold up the loads of their SM; an even stream below its rate does not.
+  { "pace", { 0, 200, 280, 340 }, print = function(v) return v > 0 and "g" .. v or "" end },
 }
 
 -- Parameters of the kernel by communication pattern, in signature order.
@@ -89,7 +88,7 @@ function M.derive(v)
     BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, CL = cm * cn, STAGES = v.stages, GROUP = GROUP,
     CONSUMERS = CONSUMERS, RING = v.ring, SUB = SUB, PART = part_columns(v),
     pingpong = v.schedule == "pingpong", MI = row_blocks(v),
-    WINDOW = v.window * 65536 // (bm * bn * 2), -- blocks that send at a time
+    PACE = v.pace,
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
     producer_regs = 56, consumer_regs = 224, -- of the 168 a thread that the launch bound allows
     -- shared memory, byte offsets
@@ -125,10 +124,10 @@ function M.refuse(v, arch)
   if v.ring ~= 2 and v.ring ~= tile_parts(v) then
     return ("ring: %d is neither 2 nor a whole tile's %d"):format(v.ring, tile_parts(v))
   end
-  if v.window > 0 and v.comm ~= "push" and v.comm ~= "twoshot" then
-    return "window: no partial tiles are sent"
+  if v.pace > 0 and v.comm ~= "push" and v.comm ~= "twoshot" then
+    return "pace: no partial tiles are sent"
   end
-  if v.window > 0 and v.ring ~= tile_parts(v) then return "window: needs a ring of a whole tile" end
+  if v.pace > 0 and v.ring ~= tile_parts(v) then return "pace: needs a ring of a whole tile" end
   local bytes = smem_bytes(v, v.stages, v.ring)
   if bytes > arch.smem then
     return ("smem: %d bytes, %s has %d"):format(bytes, arch.name, arch.smem)

@@ -78,8 +78,6 @@ static void start_warp(emu_cta *cta, u32 w)
   warp->live = cta->threads - w * 32 < 32 ? cta->threads - w * 32 : 32;
   emu_order_init(&warp->order, m->groups);
   emu_order_init(&warp->fenced, m->groups);
-  emu_order_init(&warp->seen, m->groups);
-  emu_order_init(&warp->released, m->groups);
   emu_order_copy(&warp->order, &cta->run->start);
   emu_tick(warp);
 }
@@ -175,8 +173,6 @@ void emu_cta_free(emu_cta *cta)
   for (u32 w = 0; w < cta->warps; ++w) {
     emu_order_free(&cta->warp[w].order);
     emu_order_free(&cta->warp[w].fenced);
-    emu_order_free(&cta->warp[w].seen);
-    emu_order_free(&cta->warp[w].released);
   }
   for (u32 i = 0; i < cta->mbars; ++i) {
     emu_order_free(&cta->mbar[i].open);

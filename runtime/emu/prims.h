@@ -38,9 +38,9 @@ void emu_tma_store_wait(emu_site *site, u32 pending);
 
 /* word.c */
 u64 emu_load_relaxed(emu_site *site, u64 at);
+u64 emu_load_acquire(emu_site *site, u64 at);
 void emu_store_relaxed(emu_site *site, u64 at, u64 x);
 void emu_store_release(emu_site *site, u64 at, u64 x);
-void emu_fence_acquire(emu_site *site);
 u64 emu_add(emu_site *site, u64 at, u64 x);
 u64 emu_swap(emu_site *site, u64 at, u64 x);
 u64 emu_load(emu_site *site, u64 at, u32 bytes);

@@ -103,9 +103,7 @@ typedef struct {
   u32 synced; /* clock of the newest barrier of its lanes */
   emu_order order;
   emu_order fenced;   /* at its newest mbar_init_fence (cluster_meet passes it on) */
-  emu_order seen;     /* from words loaded relaxed, until a fence takes it */
-  emu_order released; /* at its newest fence: what a later relaxed store carries */
-  int has_fenced, has_seen, has_released;
+  int has_fenced;
   const char *collective; /* name of the one that gathers lanes */
   u32 arrived;
   emu_thread *waiting;

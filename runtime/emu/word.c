@@ -1,6 +1,6 @@
 /* Words of global memory that carry order, and stores that become visible late.
  *
- * A relaxed or release store waits in its block's buffer for a random time; a release, a fence, an
+ * A relaxed or release store waits in its block's buffer for a random time; a release, an
  * atomic, a barrier or the end of the thread makes everything before it visible first. The thread
  * itself sees its own newest store at once. Stores to one address stay in order, others do not. */
 #include "prims.h"
@@ -172,7 +172,7 @@ static u64 current(const emu_thread *self, const emu_memory *memory, size_t offs
   return value;
 }
 
-u64 emu_load_relaxed(emu_site *site, u64 at)
+static u64 load(emu_site *site, u64 at, int acquire)
 {
   emu_thread *self = emu_enter(site);
   emu_memory *memory;
@@ -183,16 +183,13 @@ u64 emu_load_relaxed(emu_site *site, u64 at)
   if (!p) return 0;
   if (!self->cta->m->config.no_hazards) {
     emu_access access = emu_generic(self, 1);
-    access.order = NULL; /* a relaxed access does not race */
+    access.order = NULL; /* an access to a word does not race */
     access.clock = 0;
     emu_memory_read(memory, offset, 8, at, &access);
   }
   value = current(self, memory, offset);
   order = emu_word_order(memory, offset);
-  if (order) {
-    emu_order_join(&self->warp->seen, order);
-    self->warp->has_seen = 1;
-  }
+  if (acquire && order) emu_acquire(self->warp, order);
   self->polls = self->poll_at == at && self->poll_value == value ? self->polls + 1 : 0;
   self->poll_at = at;
   self->poll_key = p;
@@ -200,13 +197,16 @@ u64 emu_load_relaxed(emu_site *site, u64 at)
   return value;
 }
 
+u64 emu_load_relaxed(emu_site *site, u64 at) { return load(site, at, 0); }
+u64 emu_load_acquire(emu_site *site, u64 at) { return load(site, at, 1); }
+
 void emu_store_relaxed(emu_site *site, u64 at, u64 x)
 {
   emu_thread *self = emu_enter(site);
   emu_memory *memory;
   size_t offset;
   if (!word_at(self, at, &memory, &offset)) return;
-  delay(self, memory, offset, x, self->warp->has_released ? &self->warp->released : NULL);
+  delay(self, memory, offset, x, NULL);
 }
 
 void emu_store_release(emu_site *site, u64 at, u64 x)
@@ -218,17 +218,6 @@ void emu_store_release(emu_site *site, u64 at, u64 x)
   emu_flush(self->cta);
   delay(self, memory, offset, x, &self->warp->order);
   emu_tick(self->warp);
-}
-
-void emu_fence_acquire(emu_site *site)
-{
-  emu_thread *self = emu_enter(site);
-  emu_warp *warp = self->warp;
-  emu_flush(self->cta);
-  if (warp->has_seen) emu_acquire(warp, &warp->seen);
-  warp->has_released = 1;
-  emu_order_copy(&warp->released, &warp->order);
-  emu_tick(warp);
 }
 
 static u64 atomic(emu_site *site, u64 at, u64 x, int add)

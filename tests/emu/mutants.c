@@ -36,10 +36,6 @@ static const shape AG = {
 static const shape AG_GRAPH = {
     "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0};
 
-/* More tiles to send than turns in the send window, by one block. */
-static const shape RS_WINDOW = {
-    "gemm_rs:bf16:nt:w2:9x6408x8", "*__128x256x64.c1x1.s?.coop.*win24*", 1, 0, -1, 1};
-
 typedef struct mutant {
   const char *name;
   const shape *shape;
@@ -91,7 +87,7 @@ static const mutant mutants[] = {
     {"relaxed poll without the acquire",
      &RS,
      "gemm_rs",
-     {{"  fence_acquire_sys();\n  fence_async_global();\n", "  fence_async_global();\n"}},
+     {{"  global_load_acquire_sys(at);\n  fence_async_global();\n", "  fence_async_global();\n"}},
      0},
     {"own tile before the peers' signals",
      &RS,
@@ -168,11 +164,6 @@ static const mutant mutants[] = {
      &AG,
      "ag_gemm",
      {{"if (alive) alive = gate_shard(j, t.shard);", ""}},
-     0},
-    {"turn of the send window never given back",
-     &RS_WINDOW,
-     "gemm_rs",
-     {{"if (t.kind == TILE_SEND) leave_window(j);", ""}},
      0},
     {"gate forgets which call filled the slot",
      &AG_GRAPH,

@@ -205,6 +205,14 @@ INLINE u64 global_load_relaxed_sys(u64 at)
   asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
   return x;
 }
+// Sees what the writer did before the release whose value it reads. Cheap, unlike a fence, which would also
+// wait for this SM's own stores to peers (microseconds).
+INLINE u64 global_load_acquire_sys(u64 at)
+{
+  u64 x;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
+  return x;
+}
 INLINE void global_store_relaxed_sys(u64 at, u64 x)
 {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
@@ -213,7 +221,6 @@ INLINE void global_store_release_sys(u64 at, u64 x)
 {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
 }
-INLINE void fence_acquire_sys(void) { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 // Returns the old value; orders this thread's accesses, and those it has seen, on this GPU.
 INLINE u64 global_add_gpu(u64 at, u64 x)
 {
@@ -338,6 +345,8 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
 #define TILE_END 3
 
+INLINE i32 computes(i32 kind) { return kind == TILE_OWN || kind == TILE_SEND; }
+
 typedef struct {
   i32 kind;
   i32 shard;
@@ -347,8 +356,8 @@ typedef struct {
 // Waiting for another rank: the one place that does, and it is bounded.
 //
 // A word holds the epoch of its newest event and only grows; waiting means "at least". The poll is
-// relaxed; every 1024 polls it looks at the abort word and at the clock. On success the acquire
-// and the proxy fence make the writer's data visible to this thread, TMA loads included.
+// relaxed; every 1024 polls it looks at the abort word and at the clock. On success an acquiring
+// load and the proxy fence make the writer's data visible to this thread, TMA loads included.
 #define FAULT_HEADER_TIMEOUT 1
 #define FAULT_SHARD_TIMEOUT 2
 #define FAULT_PARTIAL_TIMEOUT 3
@@ -356,7 +365,6 @@ typedef struct {
 #define FAULT_SLOT_TIMEOUT 5
 #define FAULT_MISMATCH 6
 #define FAULT_PEER_ABORT 7
-#define FAULT_SEND_TIMEOUT 8
 
 // Writes the fault record once and raises the abort word everywhere: from now on no rank waits.
 INLINE void raise_fault(const job *j, u32 code, i32 peer, i64 tile_number, u64 expected, u64 found, u64 waited)
@@ -394,7 +402,7 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
     pause_ns(20);
     found = global_load_relaxed_sys(at);
   }
-  fence_acquire_sys();
+  global_load_acquire_sys(at);
   fence_async_global();
   return 1;
 }

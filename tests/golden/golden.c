@@ -3,7 +3,7 @@
  *
  * The list derives from the space, in its order: a variant stands in it if it is the first of its
  * op and pattern, of its type, of its schedule, of its cluster, of its kind of output box, or the
- * first of its pattern with a send window; and every auxiliary kernel. Texts are without #line. */
+ * first of its pattern with a pace; and every auxiliary kernel. Texts are without #line. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -43,9 +43,9 @@ static int shows_any(golden_list *list, const tml_variant *v)
   if (v->kind == TML_KIND_AUX) /* they differ by their knobs alone */
     return shows(list, "aux %s %d %s", v->arch, v->dtype, knobs ? knobs : "");
   const char *schedule = strstr(v->name, ".pingpong") ? "pingpong" : "coop";
-  int window = strstr(v->name, ".win") != NULL;
+  int paced = strstr(v->name, ".g2") != NULL;
   /* Every feature is noted: no short circuit. */
-  return shows(list, "pattern %s %d %d %d", v->arch, v->op, v->pattern, window) |
+  return shows(list, "pattern %s %d %d %d", v->arch, v->op, v->pattern, paced) |
          shows(list, "dtype %s %d", v->arch, v->dtype) |
          shows(list, "schedule %s %s", v->arch, schedule) |
          shows(list, "cluster %s %d %d", v->arch, v->cluster_m, v->cluster_n) |

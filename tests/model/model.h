@@ -27,7 +27,7 @@
  * peer in any order, at the latest before the kernel that sent them ends.
  *
  * Not in the model: what orders memory inside a GPU (fences, proxies, mbarriers), whether copies progress
- * beside a grid that holds every SM, segments, unfused variants, the send window, and the early start of a
+ * beside a grid that holds every SM, segments, unfused variants, the pace of sends, and the early start of a
  * kernel while its predecessor ends. After an abort a block of the model leaves at once, where the kernel
  * runs out: neither waits, and neither publishes anything. A word is one atomic byte, and a store
  * that is released is seen at once; a later sight of it is a later step of its reader.

@@ -210,7 +210,7 @@ static void talk_kernel(void **params)
     return;
   }
   while (global_load_relaxed_sys(a->at[0]) < 7) pause_ns(20);
-  fence_acquire_sys();
+  global_load_acquire_sys(a->at[0]);
   global_store_u64(a->at[2], global_load_u64(a->at[1] + 8 * 15));
   global_add_gpu(a->at[3], 5);
   global_store_u64(a->at[2] + 8, global_swap_gpu(a->at[3], 9));

@@ -171,7 +171,7 @@ static void push_kernel(void **params)
   mbar_init(FULL, 1);
   mbar_init_fence();
   while (global_load_relaxed_sys(a->at[0]) == 0) pause_ns(20);
-  if (a->mode != NO_ACQUIRE) fence_acquire_sys();
+  if (a->mode != NO_ACQUIRE) global_load_acquire_sys(a->at[0]);
   if (a->mode != NO_GLOBAL_FENCE) fence_async_global();
   mbar_arrive_expect(FULL, 1024);
   tma_load_2d(smem_base(), &a->map[0], FULL, 0, 0);

@@ -1,4 +1,4 @@
-// gemm_ar.sm90a.bf16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.win24.twoshot
+// gemm_ar.sm90a.bf16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.g200.twoshot
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
@@ -205,6 +205,14 @@ INLINE u64 global_load_relaxed_sys(u64 at)
   asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
   return x;
 }
+// Sees what the writer did before the release whose value it reads. Cheap, unlike a fence, which would also
+// wait for this SM's own stores to peers (microseconds).
+INLINE u64 global_load_acquire_sys(u64 at)
+{
+  u64 x;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
+  return x;
+}
 INLINE void global_store_relaxed_sys(u64 at, u64 x)
 {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
@@ -213,7 +221,6 @@ INLINE void global_store_release_sys(u64 at, u64 x)
 {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
 }
-INLINE void fence_acquire_sys(void) { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 // Returns the old value; orders this thread's accesses, and those it has seen, on this GPU.
 INLINE u64 global_add_gpu(u64 at, u64 x)
 {
@@ -343,6 +350,8 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
 #define TILE_END 3
 
+INLINE i32 computes(i32 kind) { return kind == TILE_OWN || kind == TILE_SEND; }
+
 typedef struct {
   i32 kind;
   i32 shard;
@@ -352,8 +361,8 @@ typedef struct {
 // Waiting for another rank: the one place that does, and it is bounded.
 //
 // A word holds the epoch of its newest event and only grows; waiting means "at least". The poll is
-// relaxed; every 1024 polls it looks at the abort word and at the clock. On success the acquire
-// and the proxy fence make the writer's data visible to this thread, TMA loads included.
+// relaxed; every 1024 polls it looks at the abort word and at the clock. On success an acquiring
+// load and the proxy fence make the writer's data visible to this thread, TMA loads included.
 #define FAULT_HEADER_TIMEOUT 1
 #define FAULT_SHARD_TIMEOUT 2
 #define FAULT_PARTIAL_TIMEOUT 3
@@ -361,7 +370,6 @@ typedef struct {
 #define FAULT_SLOT_TIMEOUT 5
 #define FAULT_MISMATCH 6
 #define FAULT_PEER_ABORT 7
-#define FAULT_SEND_TIMEOUT 8
 
 // Writes the fault record once and raises the abort word everywhere: from now on no rank waits.
 INLINE void raise_fault(const job *j, u32 code, i32 peer, i64 tile_number, u64 expected, u64 found, u64 waited)
@@ -399,7 +407,7 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
     pause_ns(20);
     found = global_load_relaxed_sys(at);
   }
-  fence_acquire_sys();
+  global_load_acquire_sys(at);
   fence_async_global();
   return 1;
 }
@@ -411,7 +419,7 @@ INLINE i32 step_kind(i32 step)
   return step < 1 ? TILE_SEND : step == 1 ? TILE_OWN : TILE_COPY;
 }
 
-// What push and twoshot share: partial tiles in staging, their signal words, and the window for sends.
+// What push and twoshot share: partial tiles in staging, and their signal words.
 INLINE const tensor_map *operand_map(const job *j, const tile *t) { return (void)t, j->map_a; }
 INLINE i32 operand_row(const job *j, const tile *t) { return t->tm * 128 + t->shard * j->shard; }
 
@@ -434,21 +442,6 @@ INLINE i32 wait_partials(const job *j, const tile *t)
   return 1;
 }
 
-// The send window: at most 48 blocks of this rank send a partial tile at a time. That many fill the
-// link; more would only queue up inside their SMs, where waiting stores hold up the main loop's loads.
-// Who holds a turn waits for nothing but its own stores, so turns always come back.
-INLINE void enter_window(const job *j)
-{
-  u64 own = j->pad[j->rank];
-  u64 turn = global_add_gpu(own + 1280, 1);
-  if (turn >= 48) wait_for(j, own + 1408, turn - 47, FAULT_SEND_TIMEOUT, j->rank, -1);
-}
-INLINE void leave_window(const job *j)
-{
-  global_add_gpu(j->pad[j->rank] + 1408, 1);
-}
-
-
 INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
 
 INLINE i32 wait_result(const job *j, const tile *t)
@@ -462,6 +455,12 @@ INLINE i32 reads_staging(const tile *t) { return t->kind != TILE_SEND; }
 INLINE i32 wait_tile(const job *j, const tile *t)
 {
   return t->kind == TILE_OWN ? wait_partials(j, t) : wait_result(j, t);
+}
+
+// Ranks that the buffers of a tile go to.
+INLINE i32 sends_to(const tile *t)
+{
+  return t->kind == TILE_SEND ? 1 : t->kind == TILE_OWN ? 1 : 0;
 }
 
 INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
@@ -626,6 +625,19 @@ INLINE void produce(job *j)
   }
 }
 
+// Waits until *next, then moves it on. Stores to peers that come faster than the link takes them queue up
+// inside the SM, where they hold up the main loop's loads; so a block that still computes sends its share
+// of 200 GB/s and no more.
+INLINE void pace(u64 *next, i32 peers)
+{
+  u64 now = clock_ns();
+  while (now < *next) {
+    pause_ns(100);
+    now = clock_ns();
+  }
+  *next = now + (u32)peers * (8192 * block_count() / 200);
+}
+
 // Every tile's buffers in the order of their positions, each to where the policy sends it (store_buffer: x
 // and y in the shard), then the tile's signal.
 INLINE void store(job *j)
@@ -636,20 +648,15 @@ INLINE void store(job *j)
   i32 quiet = 0;   // nothing may leave this rank
   j->epoch = call_epoch(j);
   quiet = call_aborted(j) != 0;
+  u64 next = 0;
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, number);
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
-    if (t.kind == TILE_SEND) {
-      // The whole tile first: a turn of the window is then as short as the link allows.
-      NO_UNROLL
-      for (group = 0; group < 1; ++group) {
-        u32 last = position + 3;
-        mbar_wait(out_full(j, out_index(turn, last)), out_parity(last));
-      }
-      enter_window(j);
-    }
+    i32 peers = sends_to(&t);
+    // Behind its last tile a block has no main loop to spare.
+    if (!computes(tile_at(j, number + tile_stride()).kind)) peers = 0;
     NO_UNROLL
     for (i = 0; i < 2; ++i) {
       NO_UNROLL
@@ -658,6 +665,7 @@ INLINE void store(job *j)
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
+          if (peers > 0) pace(&next, peers);
           store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
@@ -673,7 +681,6 @@ INLINE void store(job *j)
     tma_store_wait_read(0);
     mbar_arrive(pending);
     pending = 0;
-    if (t.kind == TILE_SEND) leave_window(j); // all is on its way
     if (t.kind != TILE_COPY) {
       tma_store_wait(0);
       if (!quiet && smem_load_relaxed_u32(j->smem + 229664) == 0) signal_tile(j, &t);
@@ -927,7 +934,7 @@ INLINE void init_barriers(const job *j)
   mbar_init_fence();
 }
 
-KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_win24_twoshot(
+KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g200_twoshot(
     const GRID_CONSTANT map_table_1 map_a,
     const GRID_CONSTANT map_table_1 map_b,
     const GRID_CONSTANT map_table_2 map_c,
