@@ -194,6 +194,14 @@ INLINE u64 global_load_relaxed_sys(u64 at)
   asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
   return x;
 }
+// Sees what the writer did before the release whose value it reads. Cheap, unlike a fence, which would also
+// wait for this SM's own stores to peers (microseconds).
+INLINE u64 global_load_acquire_sys(u64 at)
+{
+  u64 x;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
+  return x;
+}
 INLINE void global_store_relaxed_sys(u64 at, u64 x)
 {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
@@ -202,7 +210,6 @@ INLINE void global_store_release_sys(u64 at, u64 x)
 {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(at), "l"(x) : "memory");
 }
-INLINE void fence_acquire_sys(void) { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 // Returns the old value; orders this thread's accesses, and those it has seen, on this GPU.
 INLINE u64 global_add_gpu(u64 at, u64 x)
 {
