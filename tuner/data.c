@@ -150,7 +150,7 @@ static tml_status take_output(rig *r, const data *d, void **host)
   size_t bytes = data_output_bytes(d);
   *host = NULL;
   if (bytes == 0) return rig_wait(r, 30);
-  TRY(rig_host(r, 0, bytes, host));
+  TRY(rig_host(r, bytes, host));
   TRY(CU(r->api, cuMemcpyDtoHAsync, (*host, d->c, bytes, r->stream)));
   return rig_wait(r, 30);
 }

@@ -248,8 +248,7 @@ void rig_close(rig *r, int healthy)
   tml_plan_destroy(r->barrier);
   tml_comm_destroy(r->comm);
   if (r->ctx && r->stream) {
-    for (int i = 0; i < 2; i++)
-      if (r->host[i].at) r->api->cuda.p_cuMemFreeHost(r->host[i].at);
+    if (r->host.at) r->api->cuda.p_cuMemFreeHost(r->host.at);
     if (r->scratch) r->api->cuda.p_cuMemFree(r->scratch);
     if (r->start) r->api->cuda.p_cuEventDestroy(r->start);
     if (r->stop) r->api->cuda.p_cuEventDestroy(r->stop);
@@ -308,15 +307,15 @@ tml_status rig_wait(rig *r, double work_s)
   }
 }
 
-tml_status rig_host(rig *r, int which, size_t bytes, void **out)
+tml_status rig_host(rig *r, size_t bytes, void **out)
 {
-  if (r->host[which].bytes < bytes) {
-    if (r->host[which].at) TRY(CU(r->api, cuMemFreeHost, (r->host[which].at)));
-    r->host[which].at = NULL;
-    r->host[which].bytes = 0;
-    TRY(CU(r->api, cuMemHostAlloc, (&r->host[which].at, bytes, 0)));
-    r->host[which].bytes = bytes;
+  if (r->host.bytes < bytes) {
+    if (r->host.at) TRY(CU(r->api, cuMemFreeHost, (r->host.at)));
+    r->host.at = NULL;
+    r->host.bytes = 0;
+    TRY(CU(r->api, cuMemHostAlloc, (&r->host.at, bytes, 0)));
+    r->host.bytes = bytes;
   }
-  *out = r->host[which].at;
+  *out = r->host.at;
   return TML_OK;
 }

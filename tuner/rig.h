@@ -49,7 +49,7 @@ typedef struct rig {
   struct {
     void *at;
     size_t bytes;
-  } host[2]; /* pinned */
+  } host; /* pinned */
 } rig;
 
 #define RIG_SCRATCH (16u << 20)
@@ -76,7 +76,7 @@ tml_status rig_pause(rig *r);
 /* The same, so that the host can enqueue what follows; nothing where it need not hurry. */
 tml_status rig_delay(rig *r);
 /* Pinned host memory of at least `bytes`, kept until the rig closes. */
-tml_status rig_host(rig *r, int which, size_t bytes, void **out);
+tml_status rig_host(rig *r, size_t bytes, void **out);
 /* Collective: workspace of the plan. */
 tml_status rig_reserve(rig *r, const tml_plan *plan);
 /* MISS with a sentence if a kernel of `fill` or `reference` is not there. */
