@@ -102,7 +102,7 @@ typedef struct {
   u32 agent, clock, live;
   u32 synced; /* clock of the newest barrier of its lanes */
   emu_order order;
-  emu_order fenced;   /* at its newest mbar_init_fence (cluster_meet passes it on) */
+  emu_order fenced; /* at its newest mbar_init_fence (cluster_meet passes it on) */
   int has_fenced;
   const char *collective; /* name of the one that gathers lanes */
   u32 arrived;
