@@ -25,6 +25,7 @@ struct tml_call_cache {
   X(rank)               \
   X(shard)              \
   X(slot)               \
+  X(keep)               \
   X(signal_stride)      \
   X(fingerprint)        \
   X(timeout_ns)         \
@@ -116,6 +117,7 @@ static void fill_scalars(const tml_plan *plan, tml_call *call)
                      .rank = comm->rank,
                      .shard = (int32_t)tml_shard_rows(key->m, variant->world),
                      .slot = (int32_t)key->slot,
+                     .keep = (int32_t)key->keep,
                      .signal_stride = (int32_t)tml_signal_stride(variant, key->m, plan->problem.n),
                      .fingerprint = fingerprint(plan, call)};
   for (int r = 0; r < variant->world && variant->world > 1; r++) {

@@ -41,6 +41,7 @@ typedef struct tml_gen tml_gen;
   X(rank, int32_t)                                                                                \
   X(shard, int32_t)                                                                               \
   X(slot, int32_t)          /* which of the two copy slots this call uses */                      \
+  X(keep, int32_t)          /* 1: the slot is still read when the kernel has ended */             \
   X(signal_stride, int32_t) /* signal words per source rank in one parity of the signal area */   \
   X(fingerprint, uint64_t)                                                                        \
   X(timeout_ns, uint64_t)                                                                         \

@@ -108,9 +108,7 @@ static tml_status encode_a(map_scope *scope, int count)
   map_box box = operand_box(scope, scope->variant->box_a);
   if (scope->variant->op != TML_AG_GEMM)
     return encode_matrix(scope, (CUdeviceptr)key->a, key->m, p->k, key->lda, box);
-  const tml_segment *segment = key->segment;
-  CUdeviceptr slots = segment->block->at[scope->rank] + segment->slots_at +
-                      (size_t)key->slot * segment->bytes.slots;
+  CUdeviceptr slots = tml_slot_at(key, scope->rank);
   for (int s = 0; s < count; s++) {
     CUdeviceptr gathered =
         slots + (size_t)s * (size_t)scope->shard * (size_t)p->k * TML_ELEMENT_BYTES;

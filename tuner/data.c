@@ -136,15 +136,19 @@ tml_args data_args(const data *d, int call)
   return args;
 }
 
-tml_status data_hash(rig *r, const data *d, uint64_t *out)
+tml_status data_hash_bytes(rig *r, CUdeviceptr at, size_t bytes, uint64_t *out)
 {
-  size_t bytes = data_output_bytes(d);
   void *host;
   *out = 0;
   if (bytes == 0) return rig_wait(r, 30);
   TRY(rig_host(r, 0, bytes, &host));
-  TRY(CU(r->api, cuMemcpyDtoHAsync, (host, d->c, bytes, r->stream)));
+  TRY(CU(r->api, cuMemcpyDtoHAsync, (host, at, bytes, r->stream)));
   TRY(rig_wait(r, 30));
   *out = XXH3_64bits(host, bytes);
   return TML_OK;
+}
+
+tml_status data_hash(rig *r, const data *d, uint64_t *out)
+{
+  return data_hash_bytes(r, d->c, data_output_bytes(d), out);
 }

@@ -34,6 +34,7 @@ tml_args data_args(const data *d, int call);
 size_t data_output_bytes(const data *d);
 /* Hash of the output; waits. */
 tml_status data_hash(rig *r, const data *d, uint64_t *out);
+tml_status data_hash_bytes(rig *r, CUdeviceptr at, size_t bytes, uint64_t *out);
 
 typedef struct data_error {
   double relative;   /* Frobenius; NAN if anything is not a number */

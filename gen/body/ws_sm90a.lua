@@ -35,7 +35,7 @@ local common = { "map_a", "map_b", "map_c", "bias", "m", "n", "k" }
 local call = { "rank", "shard", "fingerprint", "timeout_ns", "record", "pad" }
 local extra = {
   none = {},
-  ce = { "slot" },
+  ce = { "slot", "keep" },
   push = { "signal_stride", "signals", "map_in", "map_out" },
   twoshot = { "signal_stride", "signals", "map_in", "map_out", "map_fin" },
 }

@@ -224,6 +224,28 @@ static void mixed_graphs(void **state)
   }
 }
 
+/* A as it was gathered: ragged and empty shards, no shards at all, one copy slot all the time and both in turn. */
+static void gathered(void **state)
+{
+  static const char *const problems[] = {"ag_gemm:bf16:nt:w2:41x72x72",
+                                         "ag_gemm:fp16:nt:w4:9x72x72", "ag_gemm:bf16:nt:w3:2x72x72",
+                                         "ag_gemm:bf16:nt:w3:0x72x72"};
+  (void)state;
+  for (int i = 0; i < 4; i++)
+    for (int calls = 1; calls <= 2; calls++) {
+      bed_case c = bed_of(problems[i], NULL, calls, (uint64_t)(2 * i + calls));
+      c.gathered = 1;
+      good(&c);
+      c.replays = 3;
+      good(&c);
+    }
+  for (int i = 0; i < 3; i++) {
+    bed_case c = bed_of(problems[i], "*nccl", 2, 4);
+    c.gathered = 1;
+    good(&c);
+  }
+}
+
 /* A grid of the copy pattern that is larger than what is resident. */
 static void few_are_resident(void **state)
 {
@@ -306,6 +328,7 @@ int main(void)
       cmocka_unit_test(no_compiler),
       cmocka_unit_test(same_seed_same_run),
       cmocka_unit_test(mixed_graphs),
+      cmocka_unit_test(gathered),
       cmocka_unit_test(few_are_resident),
       cmocka_unit_test(late_peers),
       cmocka_unit_test(stopped_rank),

@@ -313,7 +313,7 @@ static int block_1_enters(const view *v)
 static void block_0_enter(view *v) { enter(v, 0); }
 static void block_1_enter(view *v) { enter(v, 1); }
 
-static void send_done(view *v, u8 epoch)
+void send_done(view *v, u8 epoch)
 {
   for (int p = 0; p < v->run->world && call_now(v)->op == COPIES; ++p)
     if (p != v->r) put_word(v, p, &rank_at(v, p)->done[v->r], epoch, "done");
@@ -342,7 +342,10 @@ static void close_call(view *v, u8 epoch)
     if (v->run->mutant != MUTANT_MUTE_LAST_BLOCK) me->reported = 1;
     if (v->run->mutant == MUTANT_ABORT_NOT_STICKY) me->abort = 0;
   } else {
-    if (v->run->mutant != MUTANT_DONE_BY_FIRST_BLOCK) send_done(v, epoch);
+    if (call_now(v)->keep && v->run->mutant != MUTANT_DONE_BEFORE_GATHERED)
+      me->left = 1;
+    else if (v->run->mutant != MUTANT_DONE_BY_FIRST_BLOCK)
+      send_done(v, epoch);
     ends_well(v);
   }
   if (v->run->mutant != MUTANT_EPOCH_BY_FIRST_BLOCK) me->epoch = epoch;

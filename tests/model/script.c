@@ -18,8 +18,9 @@ static int add(host *h, call c)
 static int read_call(host *h, const char **text)
 {
   call c = {0};
-  c.op = **text == 'c' ? COPIES : **text == 'p' ? PUSH : TWOSHOT;
-  if (**text != 'c' && **text != 'p' && **text != 'a') return 0;
+  c.op = **text == 'c' || **text == 'g' ? COPIES : **text == 'p' ? PUSH : TWOSHOT;
+  c.keep = **text == 'g';
+  if (**text != 'c' && **text != 'g' && **text != 'p' && **text != 'a') return 0;
   ++*text;
   c.rows = (u8)h->world;
   if (**text >= '0' && **text <= '0' + h->world) c.rows = (u8)(*(*text)++ - '0');
