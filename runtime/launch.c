@@ -47,7 +47,7 @@ static tml_status check_buffers(const tml_plan *plan, const tml_args *args)
 static tml_status check_gathered(const tml_plan *plan, const tml_args *args)
 {
   if (!args->gathered) return TML_OK;
-  if (!plan->gathers)
+  if (plan->asked != TML_AG_GEMM)
     return tml_fail(TML_ARGUMENT,
                     "tml_launch: gathered was given, but only ag_gemm gathers A; leave it NULL");
   if (args->lda != plan->problem.k)
@@ -56,6 +56,32 @@ static tml_status check_gathered(const tml_plan *plan, const tml_args *args)
                     "(lda = k = %lld)",
                     (long long)args->lda, (long long)plan->problem.k);
   return check_pointer("gathered", args->gathered, 0);
+}
+
+/* C must lie in one block of tml_alloc, where every rank has as much room. */
+static tml_status check_symmetric(const tml_plan *plan, const tml_args *args)
+{
+  if (!args->c_symmetric) return TML_OK;
+  if (plan->asked != TML_GEMM_AR)
+    return tml_fail(
+        TML_ARGUMENT,
+        "tml_launch: c_symmetric was given, but only gemm_ar stores into the C of other "
+        "ranks; leave it 0");
+  if (args->m == 0) return TML_OK;
+  const tml_block *block = tml_comm_block(plan->comm, (uintptr_t)args->c);
+  if (!block)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: c_symmetric was given, but c = %p is not memory of tml_alloc on "
+                    "this comm",
+                    args->c);
+  size_t at = (uintptr_t)args->c - block->at[plan->comm->rank];
+  size_t bytes = (size_t)((args->m - 1) * args->ldc + plan->problem.n) * TML_ELEMENT_BYTES;
+  if (bytes > block->bytes - at)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: c_symmetric was given, but C ends %zu bytes behind its memory of "
+                    "tml_alloc",
+                    bytes - (block->bytes - at));
+  return TML_OK;
 }
 
 static tml_status check_args(const tml_plan *plan, tml_args *args)
@@ -70,7 +96,8 @@ static tml_status check_args(const tml_plan *plan, tml_args *args)
   TRY(check_ld("ldb", &args->ldb, p->k));
   TRY(check_ld("ldc", &args->ldc, p->n));
   TRY(check_gathered(plan, args));
-  return check_buffers(plan, args);
+  TRY(check_buffers(plan, args));
+  return check_symmetric(plan, args);
 }
 
 static tml_status missing_reserve(const tml_plan *plan)
@@ -245,6 +272,7 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
 {
   tml_comm *comm = plan->comm;
   int ce = choice->variant.pattern == TML_PATTERN_CE;
+  int twoshot = choice->variant.pattern == TML_PATTERN_TWOSHOT;
   if (ce && args->lda != plan->problem.k)
     return tml_fail(TML_ARGUMENT,
                     "tml_launch: lda = %lld, but copy engines move whole shards: A must be packed "
@@ -256,6 +284,7 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
                             .ldc = args->ldc,
                             .slot = ce ? comm->slot : 0,
                             .keep = ce && args->gathered,
+                            .direct = twoshot && args->c_symmetric && args->m > 0,
                             .a = (uintptr_t)args->a,
                             .b = (uintptr_t)args->b,
                             .c = (uintptr_t)args->c,

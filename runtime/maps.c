@@ -167,10 +167,28 @@ static tml_status encode_out(map_scope *scope, int count)
   return TML_OK;
 }
 
+/* This rank's rows in the C of every rank, as if they were one half of staging with one source. */
+static tml_status encode_fin_direct(map_scope *scope, int count)
+{
+  const tml_call_key *key = scope->key;
+  const tml_block *block = tml_comm_block(scope->plan->comm, key->c);
+  int64_t rows = rows_of(scope, scope->rank);
+  size_t line = (size_t)key->ldc * TML_ELEMENT_BYTES;
+  size_t at = key->c - block->at[scope->rank];
+  if (rows > 0) at += (size_t)scope->rank * (size_t)scope->shard * line;
+  for (int d = 0; d < count; d++) {
+    cuuint64_t dim[4] = {(cuuint64_t)scope->plan->problem.n, (cuuint64_t)rows, 1, 1};
+    const cuuint64_t stride[3] = {line, line, line};
+    TRY(encode(scope, block->at[d] + at, 4, dim, stride, output_box(scope)));
+  }
+  return TML_OK;
+}
+
 /* [d]: where this rank's finished rows go at rank d. */
 static tml_status encode_fin(map_scope *scope, int count)
 {
   int64_t n = scope->plan->problem.n;
+  if (scope->key->direct) return encode_fin_direct(scope, count);
   size_t at = tml_finished_at(scope->world, scope->key->m, n) +
               (size_t)scope->rank * (size_t)scope->shard * (size_t)n * TML_ELEMENT_BYTES;
   for (int d = 0; d < count; d++)

@@ -53,7 +53,7 @@ struct tml_plan {
   tml_comm *comm; /* NULL once the comm was destroyed */
   const tml_api *api;
   tml_problem problem; /* a world of one: op is GEMM */
-  int gathers;         /* made for an ag_gemm: calls may ask for the gathered A */
+  tml_op asked;        /* the op that the caller named: what its calls may ask for */
   int count;
   tml_entry entries[TML_BUCKETS];
   tml_choice *choices;

@@ -245,8 +245,12 @@ typedef struct tml_args {
   const void *bias;  /* [n] in the problem's dtype if the problem has a bias, else NULL */
   void *c;
   int64_t lda, ldb, ldc; /* in elements, multiples of 8; 0: packed (k, k, n) */
-  void *gathered;        /* ag_gemm: NULL, or [m, k], packed, 16-byte aligned, overlapping no other
-                            buffer: gets the gathered A. Each rank decides for itself; lda = k */
+  /* ag_gemm: NULL, or [m, k], packed, 16-byte aligned, overlapping no other buffer: gets the
+   * gathered A. Each rank decides for itself; lda must be k. */
+  void *gathered;
+  /* gemm_ar: 1: C is memory of tml_alloc on this comm, at the same offset and with the same ldc on
+   * all ranks: `twoshot` then saves a copy. */
+  int c_symmetric;
 } tml_args;
 
 /* Enqueues the call; collective in stream order. Capturable in a CUDA graph (all ranks capture the

@@ -23,9 +23,10 @@ typedef struct bench_facts {
   double link_gbs; /* copy engine, one direction while all send; NAN in a world of one */
 } bench_facts;
 
-/* Collective. Rows for both regimes are measured over the same graphs; count is 1 or 2. */
+/* Collective. Rows for both regimes are measured over the same graphs; count is 1 or 2. symmetric: C of
+ * gemm_ar is symmetric memory. */
 tml_status bench_problem(rig *r, const tml_problem *problem, const regime *regimes, int count,
-                         double link_gbs, bench_row *rows);
+                         int symmetric, double link_gbs, bench_row *rows);
 tml_status bench_link(rig *r, double *gbs);
 
 extern const table_column bench_columns[];

@@ -17,7 +17,8 @@ typedef struct attempt {
   data d;
   check_result *out;
   uint64_t hash;
-  CUdeviceptr gathered; /* ag_gemm: room for the gathered A, compared with d.full */
+  CUdeviceptr gathered;  /* ag_gemm: room for the gathered A, compared with d.full */
+  CUdeviceptr symmetric; /* gemm_ar: room for C */
 } attempt;
 
 static tml_status vote(attempt *t, tml_status mine, const char *what)
@@ -48,9 +49,17 @@ static tml_status compare_gathered(attempt *t)
   return TML_OK;
 }
 
-/* Every second call of an ag_gemm asks for the gathered A. */
+static tml_status take_symmetric(attempt *t)
+{
+  if (t->d.problem.op != TML_GEMM_AR) return TML_OK;
+  return rig_symmetric(t->r, data_output_bytes(&t->d) + DATA_GUARD, &t->symmetric);
+}
+
+/* Every second call of an ag_gemm asks for the gathered A, every second one of a gemm_ar has its C in
+ * symmetric memory. */
 static tml_status launch_poisoned(attempt *t, int call)
 {
+  t->d.symmetric = call % 2 ? t->symmetric : 0;
   tml_args args = data_args(&t->d, 0);
   int gathers = t->gathered && call % 2 == 0;
   TRY(data_poison(t->r, &t->d));
@@ -156,6 +165,7 @@ tml_status check_one(rig *r, const tml_problem *problem, const char *variant, in
       vote(&t, data_create(r, problem, 1, problem->op == TML_AG_GEMM, &t.d), "memory for inputs"),
       done);
   TRY_GOTO(vote(&t, take_gathered(&t), "memory for the gathered A"), done);
+  TRY_GOTO(take_symmetric(&t), done);
   TRY_GOTO(run(&t, reps), done);
   judge(problem, out);
 done:

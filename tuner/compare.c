@@ -158,7 +158,7 @@ static tml_status compare(job *j, data_error *out)
   }
   if (d->bias)
     TRY(CU(j->r->api, cuMemcpyDtoHAsync, (bias, d->bias, (size_t)bias_bytes, j->r->stream)));
-  TRY(CU(j->r->api, cuMemcpyDtoHAsync, (c, d->c, c_bytes, j->r->stream)));
+  TRY(CU(j->r->api, cuMemcpyDtoHAsync, (c, data_output(d), c_bytes, j->r->stream)));
   TRY(rig_wait(j->r, 120));
   count_poison(d, c, out);
   sum_errors(j, c, sum, d->bias ? bias : NULL, out);

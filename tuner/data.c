@@ -123,7 +123,8 @@ tml_status data_fill(rig *r, data *d, uint64_t generation)
 
 tml_status data_poison(rig *r, data *d)
 {
-  return CU(r->api, cuMemsetD8Async, (d->c, 0xff, data_output_bytes(d) + DATA_GUARD, r->stream));
+  return CU(r->api, cuMemsetD8Async,
+            (data_output(d), 0xff, data_output_bytes(d) + DATA_GUARD, r->stream));
 }
 
 tml_args data_args(const data *d, int call)
@@ -132,7 +133,8 @@ tml_args data_args(const data *d, int call)
   args.a = (const void *)(uintptr_t)d->a;
   args.b = (const void *)(uintptr_t)d->b[call % d->copies];
   args.bias = (const void *)(uintptr_t)d->bias;
-  args.c = (void *)(uintptr_t)d->c;
+  args.c = (void *)(uintptr_t)data_output(d);
+  args.c_symmetric = d->symmetric != 0;
   return args;
 }
 
@@ -150,5 +152,5 @@ tml_status data_hash_bytes(rig *r, CUdeviceptr at, size_t bytes, uint64_t *out)
 
 tml_status data_hash(rig *r, const data *d, uint64_t *out)
 {
-  return data_hash_bytes(r, d->c, data_output_bytes(d), out);
+  return data_hash_bytes(r, data_output(d), data_output_bytes(d), out);
 }

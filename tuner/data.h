@@ -17,6 +17,7 @@ typedef struct data {
   int copies;          /* of B, rotated from call to call */
   uint64_t generation; /* of the inputs; changes the seeds */
   CUdeviceptr a, b[DATA_MAX_COPIES], bias, c;
+  CUdeviceptr symmetric; /* gemm_ar: 0, or where C lies instead of `c`: memory of rig_symmetric */
   CUdeviceptr
       full; /* room for the unfused sequence: gathered A, or the product before the reduction */
 } data;
@@ -32,6 +33,7 @@ tml_status data_fill(rig *r, data *d, uint64_t generation);
 tml_status data_poison(rig *r, data *d);
 tml_args data_args(const data *d, int call);
 size_t data_output_bytes(const data *d);
+static inline CUdeviceptr data_output(const data *d) { return d->symmetric ? d->symmetric : d->c; }
 /* Hash of the output; waits. */
 tml_status data_hash(rig *r, const data *d, uint64_t *out);
 tml_status data_hash_bytes(rig *r, CUdeviceptr at, size_t bytes, uint64_t *out);

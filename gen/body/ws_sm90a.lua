@@ -37,7 +37,7 @@ local extra = {
   none = {},
   ce = { "slot", "keep" },
   push = { "signal_stride", "signals", "map_in", "map_out" },
-  twoshot = { "signal_stride", "signals", "map_in", "map_out", "map_fin" },
+  twoshot = { "direct", "signal_stride", "signals", "map_in", "map_out", "map_fin" },
 }
 
 local function param_list(comm)

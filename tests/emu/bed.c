@@ -80,6 +80,20 @@ static int gathers(const bed *b, const item *it)
 
 static size_t gathered_bytes(const tml_problem *p) { return (size_t)(p->m * p->k) * 2; }
 
+/* C at an offset in memory of the comm, which takes it back when it is destroyed. */
+static tml_status take_symmetric(rank *k, CUdeviceptr *to, size_t bytes)
+{
+  void *at;
+  TRY(tml_alloc(k->comm, bytes + 64, &at));
+  *to = (CUdeviceptr)(uintptr_t)at + 48;
+  return CU(k->bed->api, cuMemsetD8, (*to, 0xff, bytes + 16));
+}
+
+static int symmetric(const bed *b, const item *it)
+{
+  return b->c->symmetric && it->step->problem.op == TML_GEMM_AR;
+}
+
 static tml_status make_item(rank *k, int i)
 {
   const item *it = &k->bed->item[i];
@@ -90,7 +104,8 @@ static tml_status make_item(rank *k, int i)
   TRY(upload(k, &k->b[i], p->dtype, seed_of(it, 1, k->rank), p->n * p->k));
   if (p->bias) TRY(upload(k, &k->bias[i], p->dtype, seed_of(it, 2, bias_rank), p->n));
   if (gathers(k->bed, it)) TRY(take_output(k, &k->gathered[i], gathered_bytes(p)));
-  return take_output(k, &k->out[i], bytes);
+  return symmetric(k->bed, it) ? take_symmetric(k, &k->out[i], bytes)
+                               : take_output(k, &k->out[i], bytes);
 }
 
 static tml_status open_rank(rank *k)
@@ -173,6 +188,7 @@ static tml_status launch_all(rank *k)
     args.bias = (const void *)(uintptr_t)k->bias[i];
     args.c = (void *)(uintptr_t)k->out[i];
     args.gathered = (void *)(uintptr_t)k->gathered[i];
+    args.c_symmetric = symmetric(k->bed, it);
     TRY(tml_launch(k->plan[it->step - k->bed->c->step], &args, k->stream));
   }
   return TML_OK;
@@ -235,6 +251,7 @@ static void close_rank(rank *k)
   for (int s = 0; s < BED_STEPS; s++) tml_plan_destroy(k->plan[s]);
   for (int i = 0; i < BED_CALLS * BED_STEPS; i++) {
     CUdeviceptr all[] = {k->a[i], k->b[i], k->bias[i], k->out[i], k->gathered[i]};
+    if (i < k->bed->items && symmetric(k->bed, &k->bed->item[i])) all[3] = 0;
     for (int j = 0; j < 5; j++)
       if (all[j]) cuda->p_cuMemFree(all[j]);
   }

@@ -18,32 +18,34 @@ typedef struct shape {
   int calls, replays;
   int slow; /* rank whose launches begin late, or -1 */
   int sms;  /* 0: the default; 1: one block does all tiles */
-  int gathered;
+  int gathered, symmetric;
 } shape;
 
 /* Deep enough in k that the ring of stages wraps, not a multiple of anything in m and n. */
 static const shape RS = {
-    "gemm_rs:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0};
+    "gemm_rs:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
 static const shape RS_LATE = {
-    "gemm_rs:bf16:nt:w2:137x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 1, 0, 0};
+    "gemm_rs:bf16:nt:w2:137x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 1, 0, 0, 0};
 static const shape RS_EMPTY = {
-    "gemm_rs:bf16:nt:w3:2x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 0, 0, 0};
+    "gemm_rs:bf16:nt:w3:2x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 0, 0, 0, 0};
 static const shape RS_LONG = {
-    "gemm_rs:bf16:nt:w2:137x264x72", "*__128x128x64.c1x1.s?.coop.*", 1, 0, -1, 1, 0};
+    "gemm_rs:bf16:nt:w2:137x264x72", "*__128x128x64.c1x1.s?.coop.*", 1, 0, -1, 1, 0, 0};
 static const shape AR = {
-    "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0};
+    "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
+static const shape AR_SYMMETRIC = {
+    "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 1};
 static const shape AG = {
-    "ag_gemm:bf16:nt:w2:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0};
+    "ag_gemm:bf16:nt:w2:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
 static const shape AG_GRAPH = {
-    "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0, 0};
+    "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0, 0, 0};
 
 /* One call, replayed: the same slot every time. */
 static const shape AG_GATHERED = {
-    "ag_gemm:bf16:nt:w3:37x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, 0, 0, 1};
+    "ag_gemm:bf16:nt:w3:37x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, 0, 0, 1, 0};
 
 /* More tiles to send than turns in the send window, by one block. */
 static const shape RS_WINDOW = {
-    "gemm_rs:bf16:nt:w2:9x6408x8", "*__128x256x64.c1x1.s?.coop.*win24*", 1, 0, -1, 1, 0};
+    "gemm_rs:bf16:nt:w2:9x6408x8", "*__128x256x64.c1x1.s?.coop.*win24*", 1, 0, -1, 1, 0, 0};
 
 typedef struct mutant {
   const char *name;
@@ -105,6 +107,11 @@ static const mutant mutants[] = {
      0},
     {"finished tile read before its signal",
      &AR,
+     "gemm_ar",
+     {{"wait_partials(j, t) : wait_result(j, t);", "wait_partials(j, t) : 1;"}},
+     0},
+    {"end without waiting for the tiles that others store into C",
+     &AR_SYMMETRIC,
      "gemm_ar",
      {{"wait_partials(j, t) : wait_result(j, t);", "wait_partials(j, t) : 1;"}},
      0},
@@ -240,6 +247,7 @@ static bed_case case_of(const shape *s, uint64_t seed)
   bed_case c = bed_of(s->problem, s->variant, s->calls, seed);
   c.replays = s->replays;
   c.gathered = s->gathered;
+  c.symmetric = s->symmetric;
   c.machine.sms = s->sms;
   c.spoil = slow_down;
   c.spoil_user = (void *)(uintptr_t)s;

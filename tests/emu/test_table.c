@@ -246,6 +246,31 @@ static void gathered(void **state)
   }
 }
 
+static void peers_are_late(void *user)
+{
+  (void)user;
+  tml_emu_delay(1, 0, 200000);
+  tml_emu_delay(0, 1, 100000);
+}
+
+/* C in symmetric memory: the owners' tiles arrive in it. With late peers, replays, and shards without rows. */
+static void symmetric(void **state)
+{
+  static const char *const problems[] = {
+      "gemm_ar:bf16:nt:w2:41x136x72:bias", "gemm_ar:fp16:nt:w3:137x72x72",
+      "gemm_ar:bf16:nt:w4:9x72x72", "gemm_ar:bf16:nt:w8:5x72x72", "gemm_ar:bf16:nt:w2:0x72x72"};
+  static const char *const variants[] = {"*__128x128x64.c1x1.s?.coop.*", "*pingpong*"};
+  (void)state;
+  for (int i = 0; i < 5; i++)
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+      bed_case c = bed_of(problems[i], variants[seed % 2], seed % 2 ? 3 : 1, seed);
+      c.symmetric = 1;
+      c.replays = seed % 3 == 0 ? 3 : 0;
+      if (seed % 2) c.spoil = peers_are_late;
+      good(&c);
+    }
+}
+
 /* A grid of the copy pattern that is larger than what is resident. */
 static void few_are_resident(void **state)
 {
@@ -254,13 +279,6 @@ static void few_are_resident(void **state)
   c.machine.sms = 8;
   c.machine.resident = 1;
   good(&c);
-}
-
-static void peers_are_late(void *user)
-{
-  (void)user;
-  tml_emu_delay(1, 0, 200000);
-  tml_emu_delay(0, 1, 100000);
 }
 
 static void late_peers(void **state)
@@ -329,6 +347,7 @@ int main(void)
       cmocka_unit_test(same_seed_same_run),
       cmocka_unit_test(mixed_graphs),
       cmocka_unit_test(gathered),
+      cmocka_unit_test(symmetric),
       cmocka_unit_test(few_are_resident),
       cmocka_unit_test(late_peers),
       cmocka_unit_test(stopped_rank),

@@ -326,6 +326,7 @@ typedef struct {
   u64 timeout_ns;
   u64 record;
   const u64 *pad;
+  i32 direct;
   i32 signal_stride;
   const u64 *signals;
   const tensor_map *map_in;
@@ -404,7 +405,12 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   return 1;
 }
 // gemm_ar in two shots: as push, then the owner of a tile pushes the finished tile to every peer's
-// staging, and each rank copies the tiles of the others into its own C at the end.
+// staging, and each rank copies the tiles of the others into its own C at the end. Where the caller's C is
+// symmetric memory (j->direct) the owner stores them into the peers' C, and there is nothing to copy: at the
+// end each rank waits for the others' tiles. No C is written while its rank still uses it: an owner
+// finishes a tile only when it has every rank's partial of it, so every rank's kernel of this call
+// has begun, behind all that came before in its stream (the launch is a full dependency). An owner
+// whose wait has failed knows no such thing, and stores nothing.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
 INLINE i32 step_kind(i32 step)
 {
@@ -437,6 +443,9 @@ INLINE i32 wait_partials(const job *j, const tile *t)
 
 INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
 
+// Whether a TILE_COPY has to be copied; if not, it is only waited for.
+INLINE i32 copies_tiles(const job *j) { return j->direct == 0; }
+
 INLINE i32 wait_result(const job *j, const tile *t)
 {
   return wait_for(j, signal_word(j, j->rank, 2 + t->shard, t->number), j->epoch,
@@ -460,7 +469,7 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
     if (t->kind == TILE_OWN && !quiet) {
       NO_UNROLL
       for (r = 0; r < 2; ++r) {
-        if (r != j->rank) tma_store_4d(j->map_fin + r, buffer, x, y, 0, (i32)(j->epoch & 1));
+        if (r != j->rank) tma_store_4d(j->map_fin + r, buffer, x, y, 0, j->direct ? 0 : (i32)(j->epoch & 1));
       }
     }
   }
@@ -627,6 +636,7 @@ INLINE void store(job *j)
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
+    if (t.kind == TILE_COPY && !copies_tiles(j)) break;
     NO_UNROLL
     for (i = 0; i < 2; ++i) {
       NO_UNROLL
@@ -635,6 +645,7 @@ INLINE void store(job *j)
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
+          if (smem_load_relaxed_u32(j->smem + 229664) != 0) quiet = 1;
           store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
@@ -652,7 +663,7 @@ INLINE void store(job *j)
     pending = 0;
     if (t.kind != TILE_COPY) {
       tma_store_wait(0);
-      if (!quiet && smem_load_relaxed_u32(j->smem + 229664) == 0) signal_tile(j, &t);
+      if (!quiet) signal_tile(j, &t);
     }
     u32 swap = position;
     position = other_position;
@@ -712,6 +723,7 @@ INLINE void load(job *j)
     if (t.kind == TILE_END) break;
     if (alive && reads_staging(&t)) alive = wait_tile(j, &t);
     if (!alive) smem_store_relaxed_u32(j->smem + 229664, 1); // the storer publishes nothing from here on
+    if (t.kind == TILE_COPY && !copies_tiles(j)) continue;
     if (turn == 0) {
       load_buffers(j, &t, 0, &position[0]);
     } else {
@@ -917,6 +929,7 @@ KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_twos
     u64 timeout_ns,
     u64 record,
     const GRID_CONSTANT addr_table pad,
+    i32 direct,
     i32 signal_stride,
     const GRID_CONSTANT addr_table signals,
     const GRID_CONSTANT map_table_3 map_in,
@@ -938,6 +951,7 @@ KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_twos
   j.timeout_ns = timeout_ns;
   j.record = record;
   j.pad = pad.at;
+  j.direct = direct;
   j.signal_stride = signal_stride;
   j.signals = signals.at;
   j.map_in = map_in.at;

@@ -608,6 +608,7 @@ INLINE void store(job *j)
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
+          if (smem_load_relaxed_u32(j->smem + 229664) != 0) quiet = 1;
           store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
@@ -625,7 +626,7 @@ INLINE void store(job *j)
     pending = 0;
     if (t.kind != TILE_COPY) {
       tma_store_wait(0);
-      if (!quiet && smem_load_relaxed_u32(j->smem + 229664) == 0) signal_tile(j, &t);
+      if (!quiet) signal_tile(j, &t);
     }
     u32 swap = position;
     position = other_position;

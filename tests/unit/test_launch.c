@@ -281,7 +281,7 @@ static void test_kernel(void **state)
 
 /* ---- Fingerprints ---- */
 
-#define PRINTS 6
+#define PRINTS 10
 static uint64_t prints[2][PRINTS];
 
 static uint64_t print_of(test_bed *rig, const char *problem, const char *name, int64_t m, int bias,
@@ -299,6 +299,36 @@ static uint64_t print_of(test_bed *rig, const char *problem, const char *name, i
   return print;
 }
 
+/* As above, with C in symmetric memory. */
+static uint64_t print_at(test_bed *rig, tml_plan *plan, void *c, int64_t ldc, int k)
+{
+  tml_variant variant = rig_variant(rig, twoshot2.name);
+  tml_args args = rig_args(rig, 9, 0);
+  uint64_t print = 0;
+  args.c = c;
+  args.ldc = ldc;
+  args.c_symmetric = 1;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  const void *at =
+      fake_param(rig_op(rig, FAKE_LAUNCH, variant.symbol, k), &variant, TML_PARAM_fingerprint);
+  if (FAKE_CHECK(at != NULL)) memcpy(&print, at, sizeof print);
+  return print;
+}
+
+/* The block, the offset in it and the leading dimension must be the same everywhere. */
+static void prints_symmetric(test_bed *rig, uint64_t *mine)
+{
+  void *first, *second;
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w2:9x72x40", twoshot2.name);
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &first));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &second));
+  mine[0] = print_at(rig, plan, first, 72, 0);
+  mine[1] = print_at(rig, plan, second, 72, 1);
+  mine[2] = print_at(rig, plan, (char *)first + 16, 72, 2);
+  mine[3] = print_at(rig, plan, first, 80, 3);
+  tml_plan_destroy(plan);
+}
+
 static void prints_rank(test_bed *rig)
 {
   uint64_t *mine = prints[rig->rank];
@@ -308,6 +338,7 @@ static void prints_rank(test_bed *rig)
   mine[3] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x48", push2.name, 100, 0, 3);
   mine[4] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40:bias", push2.name, 100, 1, 4);
   mine[5] = print_of(rig, "ag_gemm:bf16:nt:w2:100x72x40", ce2.name, 100, 0, 0);
+  prints_symmetric(rig, mine + 6);
 }
 
 static void test_fingerprint(void **state)
@@ -377,11 +408,34 @@ static void refuse_args(test_bed *rig, tml_plan *plan)
 #undef REFUSED
   for (int i = 0; i < count; i++)
     FAKE_CHECK(rig_says(tml_launch(plan, &rows[i].args, NULL), TML_ARGUMENT, rows[i].says));
-  tml_args gathered = good;
-  gathered.gathered = (void *)rig->buffer[3];
-  FAKE_CHECK(rig_says(tml_launch(plan, &gathered, NULL), TML_ARGUMENT, "only ag_gemm gathers"));
+  tml_args more = good;
+  more.gathered = (void *)rig->buffer[3];
+  FAKE_CHECK(rig_says(tml_launch(plan, &more, NULL), TML_ARGUMENT, "only ag_gemm gathers"));
+  more.gathered = NULL;
+  more.c_symmetric = 1;
+  FAKE_CHECK(rig_says(tml_launch(plan, &more, NULL), TML_ARGUMENT, "only gemm_ar stores"));
   FAKE_CHECK(rig_says(tml_launch(NULL, &good, NULL), TML_ARGUMENT, "plan is NULL"));
   FAKE_CHECK(rig_says(tml_launch(plan, NULL, NULL), TML_ARGUMENT, "args is NULL"));
+}
+
+/* C that is not where c_symmetric says. */
+static void refuse_symmetric(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w2:100x72x40", twoshot2.name);
+  tml_args args = rig_args(rig, 100, 0);
+  void *block;
+  args.c_symmetric = 1;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "not memory of tml_alloc"));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 100 * 72 * 2, &block));
+  size_t bytes = rig->comm->blocks->bytes;
+  args.c = (char *)block + bytes - 100 * 72 * 2;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL)); /* to the last byte */
+  args.c = (char *)args.c + 16;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "ends 16 bytes behind"));
+  args.m = 0;
+  args.c = NULL;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  tml_plan_destroy(plan);
 }
 
 static void refuse_rank(test_bed *rig)
@@ -416,6 +470,7 @@ static void test_refusals(void **state)
 {
   (void)state;
   rig_run_ranks(2, NULL, NULL, refuse_rank);
+  rig_run_ranks(2, NULL, NULL, refuse_symmetric);
 }
 
 /* A failure in the middle still joins the copy stream. */

@@ -155,6 +155,28 @@ static void ar_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+/* C in symmetric memory: finished rows go straight into it, one half and one source. */
+static void direct_rank(test_bed *rig)
+{
+  tml_variant variant = find_variant(rig, "gemm_ar", 1);
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w3:300x72x40", variant.name);
+  tml_args args = rig_args(rig, 4, 0); /* 2, 2 and no rows */
+  void *block;
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &block));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 64, &args.c)); /* another one before it in the list */
+  args.c = (char *)block + 256;
+  args.ldc = 80;
+  args.c_symmetric = 1;
+  const tml_block *made = rig->comm->blocks->next;
+  const fake_op *op = launched(rig, plan, &args, &variant);
+  FAKE_CHECK(made->at[rig->rank] == (CUdeviceptr)block && *(const int32_t *)TABLE(direct) == 1);
+  for (int d = 0; d < 3; d++)
+    FAKE_CHECK(map_is(
+        TABLE(map_fin), d, made->at[d] + 256 + (rig->rank < 2 ? (size_t)rig->rank * 2 * 160 : 0),
+        (uint64_t[4]){72, rig->rank < 2 ? 2 : 1, 1, 1}, (uint64_t[3]){160, 160, 160}, BOX_C));
+  tml_plan_destroy(plan);
+}
+
 /* Repeated calls encode nothing; more different calls than the cache holds stay right. */
 static void cache_rank(test_bed *rig)
 {
@@ -191,13 +213,14 @@ static void test_gemm(void **state) { (void)state, both_boxes(1, gemm_rank); }
 static void test_ag(void **state) { (void)state, both_boxes(3, ag_rank); }
 static void test_rs(void **state) { (void)state, both_boxes(3, rs_rank); }
 static void test_ar(void **state) { (void)state, both_boxes(2, ar_rank); }
+static void test_direct(void **state) { (void)state, both_boxes(3, direct_rank); }
 static void test_cache(void **state) { (void)state, both_boxes(1, cache_rank); }
 
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_gemm), cmocka_unit_test(test_ag),    cmocka_unit_test(test_rs),
-      cmocka_unit_test(test_ar),   cmocka_unit_test(test_cache),
+      cmocka_unit_test(test_gemm), cmocka_unit_test(test_ag),     cmocka_unit_test(test_rs),
+      cmocka_unit_test(test_ar),   cmocka_unit_test(test_direct), cmocka_unit_test(test_cache),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
