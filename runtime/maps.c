@@ -11,7 +11,9 @@ int tml_map_counts(const tml_variant *v, int counts[TML_MAP_TABLES])
       [TML_PARAM_map_a] = v->op == TML_AG_GEMM ? v->world : 1,
       [TML_PARAM_map_b] = 1,
       [TML_PARAM_map_c] = v->op == TML_AG_GEMM || v->op == TML_GEMM_AR ? v->world : 1,
-      [TML_PARAM_map_in] = v->op == TML_GEMM_AR ? 1 + v->world : 1,
+      [TML_PARAM_map_in] = v->op == TML_GEMM_AR             ? 1 + v->world
+                           : v->pattern == TML_PATTERN_RING ? v->world
+                                                            : 1,
       [TML_PARAM_map_out] = v->world,
       [TML_PARAM_map_fin] = v->world};
   int sum = 0;
@@ -145,10 +147,20 @@ static tml_status encode_c(map_scope *scope, int count)
   return TML_OK;
 }
 
+/* Partials on their way round the ring, at rank r: [s]: of shard s. */
+static tml_status encode_ring(map_scope *scope, int r, int count)
+{
+  size_t part = (size_t)scope->shard * (size_t)scope->plan->problem.n * TML_ELEMENT_BYTES;
+  for (int s = 0; s < count; s++)
+    TRY(encode_staging(scope, staging_of(scope, r) + (size_t)s * part, rows_of(scope, s), 1));
+  return TML_OK;
+}
+
 /* [0]: partials of this rank's rows from every source; [1 + s]: finished rows of owner s. */
 static tml_status encode_in(map_scope *scope, int count)
 {
   int64_t n = scope->plan->problem.n;
+  if (scope->variant->pattern == TML_PATTERN_RING) return encode_ring(scope, scope->rank, count);
   CUdeviceptr own = staging_of(scope, scope->rank);
   CUdeviceptr finished = own + tml_finished_at(scope->world, scope->key->m, n);
   TRY(encode_staging(scope, own, rows_of(scope, scope->rank), scope->world));
@@ -162,6 +174,8 @@ static tml_status encode_in(map_scope *scope, int count)
 /* [d]: where partials of owner d go; this rank's own is never used and equals map_in[0]. */
 static tml_status encode_out(map_scope *scope, int count)
 {
+  if (scope->variant->pattern == TML_PATTERN_RING)
+    return encode_ring(scope, (scope->rank + 1) % scope->world, count);
   for (int d = 0; d < count; d++)
     TRY(encode_staging(scope, staging_of(scope, d), rows_of(scope, d), scope->world));
   return TML_OK;

@@ -263,8 +263,8 @@ int cmd_check(int argc, char **argv)
       "[PROBLEM...]",
       "Compares results with the fp32 reference kernel: outputs are poisoned with NaN first, the "
       "error is\n"
-      "the relative Frobenius norm on the host in double (limits: bf16 4e-3, fp16 6e-4), every "
-      "element\n"
+      "the relative Frobenius norm on the host in double (limits: bf16 4e-3, fp16 6e-4; by `ring` "
+      "more for more than 3 ranks), every element\n"
       "must be written, gemm_rs and gemm_ar must repeat bit by bit, gemm_ar be equal on all ranks, "
       "and\n"
       "ag_gemm's gathered A be the ranks' inputs.",

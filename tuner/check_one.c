@@ -130,9 +130,9 @@ static tml_status run(attempt *t, int reps)
   return TML_OK;
 }
 
-static void judge(const tml_problem *p, check_result *out)
+static void judge(const tml_problem *p, tml_pattern pattern, check_result *out)
 {
-  double limit = data_limit(p->dtype);
+  double limit = data_limit(p, pattern);
   if (out->unwritten > 0)
     snprintf(out->why, sizeof out->why, "%.0f elements never written", out->unwritten);
   else if (!(out->relative < limit))
@@ -167,7 +167,7 @@ tml_status check_one(rig *r, const tml_problem *problem, const char *variant, in
   TRY_GOTO(vote(&t, take_gathered(&t), "memory for the gathered A"), done);
   TRY_GOTO(take_symmetric(&t), done);
   TRY_GOTO(run(&t, reps), done);
-  judge(problem, out);
+  judge(problem, rig_pattern(r, out->variant), out);
 done:
   if (t.gathered) r->api->cuda.p_cuMemFree(t.gathered);
   data_free(r, &t.d);

@@ -1,5 +1,6 @@
 #include "data.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "../runtime/status.h"
@@ -23,7 +24,14 @@ int data_copies(const tml_problem *p)
   return wanted > DATA_MAX_COPIES ? DATA_MAX_COPIES : copies < 2 ? 2 : copies;
 }
 
-double data_limit(tml_dtype dtype) { return dtype == TML_BF16 ? 4e-3 : 6e-4; }
+/* Hop k of a ring rounds the sum of k products, so that W ranks together are off by sqrt((W + 1) / 2) roundings
+ * of the result. Patterns that round each partial by itself come to sqrt(2) at most, and the limits of the
+ * types are made for these. */
+double data_limit(const tml_problem *p, tml_pattern pattern)
+{
+  double limit = p->dtype == TML_BF16 ? 4e-3 : 6e-4;
+  return pattern == TML_PATTERN_RING ? limit * fmax(1, sqrt((p->world + 1) / 4.0)) : limit;
+}
 
 int64_t data_rows_of(const data *d, int rank)
 {

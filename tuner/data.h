@@ -46,8 +46,8 @@ typedef struct data_error {
 /* Compares the output of the last call (B copy 0) with the reference over rows spread evenly, at
  * most as many as `work` multiply-adds allow, all of them if they fit. Local; waits. */
 tml_status data_compare(rig *r, const data *d, double work, data_error *out);
-/* The largest relative error that the dtype may show. */
-double data_limit(tml_dtype dtype);
+/* The largest relative error that a result of this pattern may show. */
+double data_limit(const tml_problem *problem, tml_pattern pattern);
 
 /* What the comparison needs to make other ranks' inputs again. */
 enum { DATA_SEED_A = 1, DATA_SEED_B, DATA_SEED_BIAS };

@@ -137,6 +137,12 @@ tml_status rig_reserve(rig *r, const tml_plan *plan)
   return tml_comm_reserve(r->comm, &bytes);
 }
 
+tml_pattern rig_pattern(rig *r, const char *variant)
+{
+  tml_variant v;
+  return tml_gen_variant(r->gen, variant, &v) == TML_OK ? v.pattern : TML_PATTERN_NONE;
+}
+
 /* Memory of tml_alloc goes with the comm alone, so one block serves all. */
 tml_status rig_symmetric(rig *r, size_t bytes, CUdeviceptr *out)
 {

@@ -67,6 +67,8 @@ int rig_fail(const ranks_env *env, tml_status status, const char *command);
 tml_status rig_rebuild(rig *r);
 /* Collective: a new context and comm over the same communicator, so that the bank is read again. */
 tml_status rig_reload(rig *r, const rig_options *options);
+/* The pattern of a variant that was named by the space. */
+tml_pattern rig_pattern(rig *r, const char *variant);
 /* Collective: at least `bytes` of symmetric memory, the same until more is asked for. */
 tml_status rig_symmetric(rig *r, size_t bytes, CUdeviceptr *out);
 /* Waits until the stream is idle, at most the time-out plus the seconds of work; then looks for a

@@ -30,6 +30,8 @@ static const shape RS_EMPTY = {
     "gemm_rs:bf16:nt:w3:2x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 0, 0, 0, 0};
 static const shape RS_LONG = {
     "gemm_rs:bf16:nt:w2:137x264x72", "*__128x128x64.c1x1.s?.coop.*", 1, 0, -1, 1, 0, 0};
+static const shape RING = {
+    "gemm_rs:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*.ring", 2, 0, -1, 0, 0, 0};
 static const shape AR = {
     "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
 static const shape AR_SYMMETRIC = {
@@ -93,7 +95,7 @@ static const mutant mutants[] = {
      &RS_LATE,
      "gemm_rs",
      {{"j->rank, (i32)(j->epoch & 1));", "j->rank, 0);"},
-      {"half = (i32)(j->epoch & 1);", "half = 0;"}},
+      {"(part >= j->rank), (i32)(j->epoch & 1));", "(part >= j->rank), 0);"}},
      0},
     {"relaxed poll without the acquire",
      &RS,
@@ -104,6 +106,11 @@ static const mutant mutants[] = {
      &RS,
      "gemm_rs",
      {{"{ return wait_partials(j, t); }", "{ return 1; }"}},
+     0},
+    {"partial passed on round the ring before it has arrived",
+     &RING,
+     "gemm_rs",
+     {{"return tile_adds(t); }", "return t->kind == TILE_OWN; }"}},
      0},
     {"finished tile read before its signal",
      &AR,
@@ -184,7 +191,7 @@ static const mutant mutants[] = {
     {"turn of the send window never given back",
      &RS_WINDOW,
      "gemm_rs",
-     {{"if (t.kind == TILE_SEND) leave_window(j);", ""}},
+     {{"if (tile_sends(&t)) leave_window(j);", ""}},
      0},
     {"gate forgets which call filled the slot",
      &AG_GRAPH,

@@ -271,6 +271,22 @@ static void symmetric(void **state)
     }
 }
 
+/* Round the ring: ragged and empty shards, bias, both types, late peers, parities by turns. */
+static void rings(void **state)
+{
+  static const char *const problems[] = {
+      "gemm_rs:bf16:nt:w2:41x136x72:bias", "gemm_rs:fp16:nt:w3:137x72x72:bias",
+      "gemm_rs:bf16:nt:w4:9x72x72", "gemm_rs:fp16:nt:w8:5x72x72", "gemm_rs:bf16:nt:w3:0x72x72"};
+  static const char *const variants[] = {"*.pingpong.*.ring", "*__128x128x64.c2x1.*win24.ring"};
+  (void)state;
+  for (int i = 0; i < 5; i++)
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+      bed_case c = bed_of(problems[i], variants[seed % 2], seed % 2 ? 3 : 1, seed);
+      if (seed % 2) c.spoil = peers_are_late;
+      good(&c);
+    }
+}
+
 /* A grid of the copy pattern that is larger than what is resident. */
 static void few_are_resident(void **state)
 {
@@ -348,6 +364,7 @@ int main(void)
       cmocka_unit_test(mixed_graphs),
       cmocka_unit_test(gathered),
       cmocka_unit_test(symmetric),
+      cmocka_unit_test(rings),
       cmocka_unit_test(few_are_resident),
       cmocka_unit_test(late_peers),
       cmocka_unit_test(stopped_rank),

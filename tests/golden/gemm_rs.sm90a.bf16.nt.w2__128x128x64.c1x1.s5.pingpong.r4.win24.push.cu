@@ -339,7 +339,8 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_OWN 0  // this rank's result
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
-#define TILE_END 3
+#define TILE_PASS 3 // a partial result from another rank, added to and sent on
+#define TILE_END 4
 
 typedef struct {
   i32 kind;
@@ -407,27 +408,15 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
 INLINE i32 step_kind(i32 step) { return step < 1 ? TILE_SEND : TILE_OWN; }
 
-// What push and twoshot share: partial tiles in staging, their signal words, and the window for sends.
+// Partial tiles in staging: their signal words, and the window for sends.
 INLINE const tensor_map *operand_map(const job *j, const tile *t) { return (void)t, j->map_a; }
 INLINE i32 operand_row(const job *j, const tile *t) { return t->tm * 128 + t->shard * j->shard; }
 
-// Word of tile `number` in row `row` of the signal area of a rank: rows 0 .. W-1 partials by source, rows
-// W .. 2W-1 finished tiles by owner.
+// Word of tile `number` in row `row` of the signal area of a rank: rows 0 .. W-1 partials by source (ring: by
+// shard), rows W .. 2W-1 finished tiles by owner.
 INLINE u64 signal_word(const job *j, i32 at_rank, i32 row, i32 number)
 {
   return j->signals[at_rank] + 16 * ((u64)row * (u64)j->signal_stride + (u64)number) + 8 * (j->epoch & 1);
-}
-
-// Loader, before it reads the partials of an own tile. 0 after an abort.
-INLINE i32 wait_partials(const job *j, const tile *t)
-{
-  i32 src;
-  NO_UNROLL
-  for (src = 0; src < 2; ++src) {
-    if (src != j->rank && !wait_for(j, signal_word(j, j->rank, src, t->number), j->epoch,
-                                    FAULT_PARTIAL_TIMEOUT, src, t->number)) return 0;
-  }
-  return 1;
 }
 
 // The send window: at most 48 blocks of this rank send a partial tile at a time. That many fill the
@@ -446,6 +435,28 @@ INLINE void leave_window(const job *j)
 
 
 INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
+// What push and twoshot share: the owner of a tile adds the partials of all ranks, in rank order.
+INLINE i32 tile_sends(const tile *t) { return t->kind == TILE_SEND; }
+INLINE i32 tile_adds(const tile *t) { return t->kind == TILE_OWN; }
+
+// Loader: a part of partial number `part` of an own tile. Staging has them by source.
+INLINE void load_partial(const job *j, const tile *t, i32 part, u32 buffer, u32 barrier, i32 x, i32 y)
+{
+  (void)t;
+  tma_load_4d(buffer, j->map_in, barrier, x, y, part + (part >= j->rank), (i32)(j->epoch & 1));
+}
+
+// Loader, before it reads the partials of an own tile. 0 after an abort.
+INLINE i32 wait_partials(const job *j, const tile *t)
+{
+  i32 src;
+  NO_UNROLL
+  for (src = 0; src < 2; ++src) {
+    if (src != j->rank && !wait_for(j, signal_word(j, j->rank, src, t->number), j->epoch,
+                                    FAULT_PARTIAL_TIMEOUT, src, t->number)) return 0;
+  }
+  return 1;
+}
 
 // Loader: what reads staging, and the wait before it does; 0 after an abort.
 INLINE i32 reads_staging(const tile *t) { return t->kind == TILE_OWN; }
@@ -614,7 +625,7 @@ INLINE void store(job *j)
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
-    if (t.kind == TILE_SEND) {
+    if (tile_sends(&t)) {
       // The whole tile first: a turn of the window is then as short as the link allows.
       NO_UNROLL
       for (group = 0; group < 1; ++group) {
@@ -647,7 +658,7 @@ INLINE void store(job *j)
     tma_store_wait_read(0);
     mbar_arrive(pending);
     pending = 0;
-    if (t.kind == TILE_SEND) leave_window(j); // all is on its way
+    if (tile_sends(&t)) leave_window(j); // all is on its way
     if (t.kind != TILE_COPY) {
       tma_store_wait(0);
       if (!quiet) signal_tile(j, &t);
@@ -660,7 +671,7 @@ INLINE void store(job *j)
   tma_store_wait(0);
 }
 
-// The buffers of one tile: own tiles get the peers' partials, copied tiles the finished values (these go
+// The buffers of one tile: tiles that add get peers' partials, copied tiles the finished values (these go
 // to the storer at once), others come empty.
 INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
 {
@@ -672,18 +683,17 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
     for (sub = 0; sub < 2; ++sub) {
       i32 x = t->tn * 128 + sub * 64;
       i32 y = t->tm * 128 + i * 64;
-      i32 src, half = (i32)(j->epoch & 1);
+      i32 part, parts = 1;
       NO_UNROLL
-      for (src = 0; src < 2; ++src) {
-        if (t->kind == TILE_OWN ? src == j->rank : src != 0) continue;
+      for (part = 0; part < parts; ++part) {
         NO_UNROLL
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           i32 row = y + (i32)group * 128;
           mbar_wait(out_empty(j, index), out_parity(position) ^ 1);
-          if (t->kind == TILE_OWN) {
+          if (tile_adds(t)) {
             mbar_arrive_expect(out_ready(j, index), 8192);
-            tma_load_4d(out_buffer(j, index), j->map_in, out_ready(j, index), x, row, src, half);
+            load_partial(j, t, part, out_buffer(j, index), out_ready(j, index), x, row);
           } else {
             mbar_arrive(out_ready(j, index));
           }
@@ -774,8 +784,8 @@ INLINE void pass_on(const job *j, u32 index, u32 thread)
   if ((thread & 31) == 0) mbar_arrive(out_full(j, index));
 }
 
-// values = sum over ranks, in rank order, of this rank's values and the peers' partials. Returns with
-// the last partial's buffer still held, at *position.
+// values = sum, in the policy's order, of this rank's values and the partials of the tile. Returns with the last
+// partial's buffer still held, at *position.
 INLINE void add_partials(const job *j, float *values, u32 group, u32 thread, u32 *position)
 {
   float own[32];
@@ -785,7 +795,7 @@ INLINE void add_partials(const job *j, float *values, u32 group, u32 thread, u32
     values[e] = 0.0f;
   }
   NO_UNROLL
-  for (src = 0; src < 2; ++src) {
+  for (src = 0; src <= 1; ++src) {
     if (src == j->rank) {
       for (e = 0; e < 32; ++e) values[e] += own[e];
     } else {
@@ -824,7 +834,7 @@ INLINE void add_bias(const job *j, float *values, i32 column)
 INLINE void write_buffer(const job *j, const tile *t, float *values, i32 column, u32 group, u32 thread, u32 *position)
 {
   u32 index, q;
-  if (t->kind == TILE_OWN) {
+  if (tile_adds(t)) {
     add_partials(j, values, group, thread, position);
   } else {
     mbar_wait(out_ready(j, out_index(group, *position)), out_parity(*position));

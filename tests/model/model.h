@@ -87,6 +87,7 @@ const char *property_text(property p);
   X(SIGNAL_BEFORE_DATA, "a tile's signal does not wait for its stores", "w2 push", STALE)          \
   X(COPY_SIGNAL_FIRST, "the signal copy goes before the data copy", "w2 odd graph", STALE)         \
   X(RESULT_WITHOUT_WAIT, "twoshot copies finished tiles without waiting", "w2 twoshot", STALE)     \
+  X(RING_WITHOUT_WAIT, "a ring adds to partials without waiting for them", "w3 ring", STALE)       \
   X(EQUAL_INSTEAD_OF_AT_LEAST, "waits want equality", "w2 even graph", DEADLOCK)                   \
   X(EPOCH_BY_FIRST_BLOCK, "the first block to leave moves the epoch", "w2 push", DEADLOCK)         \
   X(DONE_BY_FIRST_BLOCK, "the first block to leave sends done", "w2 odd graph", OVERWRITTEN)       \
@@ -115,7 +116,7 @@ const char *property_text(property p);
 typedef enum mutant { MUTANT_MAP(X) MUTANTS } mutant;
 #undef X
 
-typedef enum op { COPIES = 1, PUSH, TWOSHOT } op;
+typedef enum op { COPIES = 1, PUSH, TWOSHOT, RING } op;
 
 typedef struct call {
   op op;
@@ -151,9 +152,10 @@ enum { OUTSIDE, INSIDE, LEFT, GONE };
 /* One rank: its memory, which peers write too, and its roles. */
 typedef struct rank {
   u8 header_epoch[2][WORLD_MAX], header_print[2][WORLD_MAX]; /* [parity][source] */
-  u8 partial[2][WORLD_MAX], partial_signal[2][WORLD_MAX];    /* [parity][place of the source] */
-  u8 result[2][WORLD_MAX], result_signal[2][WORLD_MAX];      /* [parity][owner] */
-  u8 slot[2][WORLD_MAX], shard[2][WORLD_MAX];                /* [slot][source] */
+  u8 partial[2][WORLD_MAX],
+      partial_signal[2][WORLD_MAX];                     /* [parity][place of source; ring: shard] */
+  u8 result[2][WORLD_MAX], result_signal[2][WORLD_MAX]; /* [parity][owner] */
+  u8 slot[2][WORLD_MAX], shard[2][WORLD_MAX];           /* [slot][source] */
   u8 done[WORLD_MAX];
   u8 abort;                          /* 0, or 1 + the rank that raised it */
   u8 epoch, slot_last[2], outbox[2]; /* own words */

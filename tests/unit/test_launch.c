@@ -4,7 +4,7 @@
 
 #include "plan_fixture.h"
 
-static rig_shape ce3, ce2, push2, twoshot2, gemm;
+static rig_shape ce3, ce2, push2, ring2, twoshot2, gemm;
 
 static int find_variants(void **state)
 {
@@ -12,6 +12,7 @@ static int find_variants(void **state)
   ce3 = rig_find("ag_gemm", 3, 128, 128, 1);
   ce2 = rig_find("ag_gemm", 2, 128, 128, 1);
   push2 = rig_find("gemm_rs", 2, 128, 128, 1);
+  ring2 = rig_find_of("*.ring", "gemm_rs", 2, 128, 128, 1);
   twoshot2 = rig_find("gemm_ar", 2, 128, 128, 1);
   gemm = rig_find("gemm", 1, 128, 256, 2);
   return fake_check_failures();
@@ -265,6 +266,11 @@ static void check_sends(test_bed *rig, const char *op_name, const char *problem,
   tml_plan_destroy(plan);
 }
 
+static void ring_rank(test_bed *rig)
+{
+  check_sends(rig, "gemm_rs", "gemm_rs:bf16:nt:w2:1000x72x40", ring2.name);
+}
+
 static void sending_rank(test_bed *rig)
 {
   check_sends(rig, "gemm_rs", "gemm_rs:bf16:nt:w2:1000x72x40", push2.name);
@@ -277,6 +283,7 @@ static void test_kernel(void **state)
   rig_run_ranks(1, NULL, NULL, gemm_rank);
   rig_run_ranks(1, NULL, NULL, persistent_rank);
   rig_run_ranks(2, NULL, NULL, sending_rank);
+  rig_run_ranks(2, NULL, NULL, ring_rank);
 }
 
 /* ---- Fingerprints ---- */
