@@ -29,10 +29,18 @@ local function tile_clocks(v, p, facts)
   return math.max(mma, l2, smem) + epilogue + (p.k < 2048 and fill or fill / 4)
 end
 
--- Bytes that this rank must send, and the share of the GEMM that can hide them.
-local function exposed_us(p, facts, machine, gemm_us, waves)
-  if p.world == 1 then return 0 end
+local sends_partials = { push = true, ring = true, twoshot = true }
+
+-- Bytes per second that leave a rank. PCIe has them for neighbours; all ranks to all meet at the bridges.
+local function link_rate(v, p, facts, machine)
   local rate = facts.link[machine.link] or facts.link.nvlink
+  local crowded = machine.link == "pcie" and p.world > 2 and (v.comm == "push" or v.comm == "twoshot")
+  return crowded and rate / 2 or rate
+end
+
+-- Bytes that this rank must send, and the share of the GEMM that can hide them.
+local function exposed_us(p, rate, gemm_us, waves)
+  if p.world == 1 then return 0 end
   local shard = cdiv(p.m, p.world)
   local peers = p.world - 1
   local columns = ({ ag_gemm = p.k, gemm_rs = p.n, gemm_ar = 2 * p.n })[p.op]
@@ -48,7 +56,7 @@ function M.cost(v, p, machine)
   local sms = machine.sms and machine.sms > 0 and machine.sms or facts.sms
   local flops = 2.0 * p.m * p.n * p.k
   local peak = 2.0 * sms * facts.fma * facts.clock * 1e9
-  local link = facts.link[machine.link] or facts.link.nvlink
+  local link = link_rate(v, p, facts, machine)
   if v.kind == "library" then
     -- what cuBLAS reaches on average, and then the whole collective behind it
     local us = flops / (0.78 * peak) * 1e6 + 6
@@ -62,7 +70,7 @@ function M.cost(v, p, machine)
   local clusters = sms // (v.cluster[1] * v.cluster[2])
   local waves = cdiv(math.max(1, cluster_tiles(v, p)), clusters)
   local us = waves * tile_clocks(v, p, facts) / (facts.clock * 1e3) + 4
-  if v.comm == "push" or v.comm == "twoshot" then -- each wave of sends leaves in one burst
+  if sends_partials[v.comm] then -- each wave of sends leaves in one burst
     local burst = math.min(p.m * p.n, sms * v.tile[1] * v.tile[2]) * 2 / link * 1e6
     local sends = (p.world - 1) / p.world
     local share = v.pace == 0 and math.max(0.5, v.unbuffered) or 0.1
@@ -70,7 +78,8 @@ function M.cost(v, p, machine)
     local rate = v.pace == 0 and link or math.min(link, v.pace * 1e9)
     us = math.max(us, p.m * p.n * 2 * sends / rate * 1e6)
   end
-  return us + exposed_us(p, facts, machine, us, waves)
+  if v.comm == "ring" then us = us + 3 * (p.world - 1) end -- hops of the last tile: store, signal, load
+  return us + exposed_us(p, link, us, waves)
 end
 
 return M

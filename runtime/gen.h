@@ -16,6 +16,7 @@ typedef struct tml_gen tml_gen;
   X(NONE, "none")          \
   X(CE, "ce")              \
   X(PUSH, "push")          \
+  X(RING, "ring")          \
   X(TWOSHOT, "twoshot")    \
   X(NCCL, "nccl")          \
   X(LT, "cublaslt")
@@ -31,9 +32,9 @@ typedef struct tml_gen tml_gen;
   X(map_a, tml_map_table)   /* ag_gemm: [s] shard s of A; else [0] */                             \
   X(map_b, tml_map_table)   /* [0] */                                                             \
   X(map_c, tml_map_table)   /* ag_gemm, gemm_ar: [s] rows of shard s of C; else [0] */            \
-  X(map_in, tml_map_table)  /* own staging: [0] partials; gemm_ar: [1 + s] rows of shard s */     \
-  X(map_out, tml_map_table) /* [d] staging of rank d, as the storer writes partials of owner d */ \
-  X(map_fin, tml_map_table) /* [d] staging of rank d, where this rank's finished rows go */       \
+  X(map_in, tml_map_table)  /* own staging: [0] partials; gemm_ar: [1 + s], ring: [s] shard s */  \
+  X(map_out, tml_map_table) /* [d] staging for partials of owner d: its own; ring: of the next */ \
+  X(map_fin, tml_map_table) /* [d] staging or C of rank d, where this rank's finished rows go */  \
   X(bias, uint64_t)                                                                               \
   X(m, int32_t)                                                                                   \
   X(n, int32_t)                                                                                   \
@@ -41,6 +42,8 @@ typedef struct tml_gen tml_gen;
   X(rank, int32_t)                                                                                \
   X(shard, int32_t)                                                                               \
   X(slot, int32_t)          /* which of the two copy slots this call uses */                      \
+  X(keep, int32_t)          /* 1: the slot is still read when the kernel has ended */             \
+  X(direct, int32_t)        /* 1: map_fin leads into the peers' C, not into their staging */      \
   X(signal_stride, int32_t) /* signal words per source rank in one parity of the signal area */   \
   X(fingerprint, uint64_t)                                                                        \
   X(timeout_ns, uint64_t)                                                                         \

@@ -38,6 +38,7 @@ void tml_fused_bytes(const tml_variant *v, int64_t m, int64_t n, int64_t k, tml_
   switch (v->pattern) {
   case TML_PATTERN_CE: out->slots = packed_bytes(v->world, m, k); break;
   case TML_PATTERN_PUSH:
+  case TML_PATTERN_RING:
     out->staging = packed_bytes(v->world, m, n);
     out->signals = 8 * words;
     break;

@@ -53,6 +53,7 @@ struct tml_plan {
   tml_comm *comm; /* NULL once the comm was destroyed */
   const tml_api *api;
   tml_problem problem; /* a world of one: op is GEMM */
+  tml_op asked;        /* the op that the caller named: what its calls may ask for */
   int count;
   tml_entry entries[TML_BUCKETS];
   tml_choice *choices;
@@ -88,6 +89,10 @@ tml_status tml_plan_agree(tml_plan *plan, const char *force, tml_status door);
 tml_status tml_plan_run(tml_plan *plan, const tml_args *args, CUstream stream);
 /* Pattern `nccl`. m > 0. */
 tml_status tml_unfused_run(tml_plan *plan, const tml_args *args, CUstream stream);
+/* The caller's copy of the gathered A, if it wants one: this rank's shard, and the peers' from
+ * `shards`. Behind the kernel of the call. */
+tml_status tml_gathered_run(const tml_plan *plan, const tml_args *args, CUdeviceptr shards,
+                            CUstream stream);
 /* C[rows, n] += bias. */
 tml_status tml_bias_run(tml_plan *plan, const tml_args *args, int64_t rows, CUstream stream);
 

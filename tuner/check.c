@@ -323,10 +323,11 @@ int cmd_check(int argc, char **argv)
       "[PROBLEM...]",
       "Compares results with the fp32 reference kernel: outputs are poisoned with NaN first, the "
       "error is\n"
-      "the relative Frobenius norm on the host in double (limits: bf16 4e-3, fp16 6e-4), every "
-      "element\n"
-      "must be written, gemm_rs and gemm_ar must repeat bit by bit, and gemm_ar be equal on all "
-      "ranks.",
+      "the relative Frobenius norm on the host in double (limits: bf16 4e-3, fp16 6e-4; by `ring` "
+      "more for more than 3 ranks), every element\n"
+      "must be written, gemm_rs and gemm_ar must repeat bit by bit, gemm_ar be equal on all ranks, "
+      "and\n"
+      "ag_gemm's gathered A be the ranks' inputs.",
       options,
       sizeof options / sizeof *options,
       "  tidemill check --bank h200.bank --world 2 --suite --graphs\n"

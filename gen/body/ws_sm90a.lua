@@ -36,10 +36,14 @@ local common = { "map_a", "map_b", "map_c", "bias", "m", "n", "k" }
 local call = { "rank", "shard", "fingerprint", "timeout_ns", "record", "pad" }
 local extra = {
   none = {},
-  ce = { "slot" },
+  ce = { "slot", "keep" },
   push = { "signal_stride", "signals", "map_in", "map_out" },
-  twoshot = { "signal_stride", "signals", "map_in", "map_out", "map_fin" },
+  ring = { "signal_stride", "signals", "map_in", "map_out" },
+  twoshot = { "direct", "signal_stride", "signals", "map_in", "map_out", "map_fin" },
 }
+
+-- Patterns that send partial tiles: their blocks wait for blocks of other ranks, and an even pace helps.
+local function sends_partials(comm) return comm == "push" or comm == "ring" or comm == "twoshot" end
 
 local function param_list(comm)
   local list = { table.unpack(common) }
@@ -52,7 +56,8 @@ local function map_counts(comm, world)
   return {
     map_a = comm == "ce" and world or 1, map_b = 1,
     map_c = (comm == "ce" or comm == "twoshot") and world or 1,
-    map_in = comm == "twoshot" and 1 + world or 1, map_out = world, map_fin = world,
+    map_in = comm == "twoshot" and 1 + world or comm == "ring" and world or 1,
+    map_out = world, map_fin = world,
   }
 end
 
@@ -103,7 +108,7 @@ function M.derive(v)
     at_dead = words,
     -- TMA boxes, rows: each block of a cluster loads its part of what the cluster shares
     box_a = bm // cn, box_b = bn // cm, box_c = SUB, box_n = part_columns(v),
-    cooperative = v.comm == "push" or v.comm == "twoshot",
+    cooperative = sends_partials(v.comm),
     overlap = v.comm == "none" or v.comm == "ce",
     on_comm = v.comm ~= "none",
     params = names, signature = params.signature(names, counts),
@@ -126,7 +131,7 @@ function M.refuse(v, arch)
   if v.ring ~= 2 and v.ring ~= tile_parts(v) then
     return ("ring: %d is neither 2 nor a whole tile's %d"):format(v.ring, tile_parts(v))
   end
-  if v.pace > 0 and v.comm ~= "push" and v.comm ~= "twoshot" then
+  if v.pace > 0 and not sends_partials(v.comm) then
     return "pace: no partial tiles are sent"
   end
   if v.roles == "fixed" and v.comm ~= "push" then

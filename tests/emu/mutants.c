@@ -18,23 +18,32 @@ typedef struct shape {
   int calls, replays;
   int slow; /* rank whose launches begin late, or -1 */
   int sms;  /* 0: the default; 1: one block does all tiles */
+  int gathered, symmetric;
 } shape;
 
 /* Deep enough in k that the ring of stages wraps, not a multiple of anything in m and n. */
 static const shape RS = {
-    "gemm_rs:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0};
+    "gemm_rs:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
 static const shape RS_LATE = {
-    "gemm_rs:bf16:nt:w2:137x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 1, 0};
+    "gemm_rs:bf16:nt:w2:137x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 1, 0, 0, 0};
 static const shape RS_EMPTY = {
-    "gemm_rs:bf16:nt:w3:2x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 0, 0};
+    "gemm_rs:bf16:nt:w3:2x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 0, 0, 0, 0};
 static const shape RS_LONG = {
-    "gemm_rs:bf16:nt:w2:137x264x72", "*__128x128x64.c1x1.s?.coop.*", 1, 0, -1, 1};
+    "gemm_rs:bf16:nt:w2:137x264x72", "*__128x128x64.c1x1.s?.coop.*", 1, 0, -1, 1, 0, 0};
+static const shape RING = {
+    "gemm_rs:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*.ring", 2, 0, -1, 0, 0, 0};
 static const shape AR = {
-    "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0};
+    "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
+static const shape AR_SYMMETRIC = {
+    "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 1};
 static const shape AG = {
-    "ag_gemm:bf16:nt:w2:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0};
+    "ag_gemm:bf16:nt:w2:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
 static const shape AG_GRAPH = {
-    "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0};
+    "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0, 0, 0};
+
+/* One call, replayed: the same slot every time. */
+static const shape AG_GATHERED = {
+    "ag_gemm:bf16:nt:w3:37x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, 0, 0, 1, 0};
 
 typedef struct mutant {
   const char *name;
@@ -82,7 +91,7 @@ static const mutant mutants[] = {
      &RS_LATE,
      "gemm_rs",
      {{"j->rank, (i32)(j->epoch & 1));", "j->rank, 0);"},
-      {"half = (i32)(j->epoch & 1);", "half = 0;"}},
+      {"(part >= j->rank), (i32)(j->epoch & 1));", "(part >= j->rank), 0);"}},
      0},
     {"relaxed poll without the acquire",
      &RS,
@@ -94,8 +103,18 @@ static const mutant mutants[] = {
      "gemm_rs",
      {{"{ return wait_partials(j, t); }", "{ return 1; }"}},
      0},
+    {"partial passed on round the ring before it has arrived",
+     &RING,
+     "gemm_rs",
+     {{"return tile_adds(t); }", "return t->kind == TILE_OWN; }"}},
+     0},
     {"finished tile read before its signal",
      &AR,
+     "gemm_ar",
+     {{"wait_partials(j, t) : wait_result(j, t);", "wait_partials(j, t) : 1;"}},
+     0},
+    {"end without waiting for the tiles that others store into C",
+     &AR_SYMMETRIC,
      "gemm_ar",
      {{"wait_partials(j, t) : wait_result(j, t);", "wait_partials(j, t) : 1;"}},
      0},
@@ -170,6 +189,17 @@ static const mutant mutants[] = {
      "__gate",
      {{"global_store_relaxed_sys(own + 8 * (u64)(# + slot), epoch);", ""}},
      0},
+    {"slot given back before the gathered A is copied out of it",
+     &AG_GATHERED,
+     "ag_gemm",
+     {{"  if (j->keep) {", "  if (0) {"}},
+     0},
+    {"gate does not give back what the gathered A was copied from",
+     &AG_GATHERED,
+     "__gate",
+     {{"if (left != 0) global_store_release_sys(pad.at[lane] +",
+       "if (0) global_store_release_sys(pad.at[lane] +"}},
+     0},
     {"driver: signal copied before the shard", &AG, "", {{NULL, NULL}}, TML_EMU_SIGNAL_FIRST},
     {"driver: events order nothing", &AG, "", {{NULL, NULL}}, TML_EMU_NO_WAIT_EVENT},
     {"driver: tensor maps with 8 rows too many", &AG, "", {{NULL, NULL}}, TML_EMU_STALE_MAP},
@@ -214,6 +244,8 @@ static bed_case case_of(const shape *s, uint64_t seed)
 {
   bed_case c = bed_of(s->problem, s->variant, s->calls, seed);
   c.replays = s->replays;
+  c.gathered = s->gathered;
+  c.symmetric = s->symmetric;
   c.machine.sms = s->sms;
   c.spoil = slow_down;
   c.spoil_user = (void *)(uintptr_t)s;

@@ -224,6 +224,69 @@ static void mixed_graphs(void **state)
   }
 }
 
+/* A as it was gathered: ragged and empty shards, no shards at all, one copy slot all the time and both in turn. */
+static void gathered(void **state)
+{
+  static const char *const problems[] = {"ag_gemm:bf16:nt:w2:41x72x72",
+                                         "ag_gemm:fp16:nt:w4:9x72x72", "ag_gemm:bf16:nt:w3:2x72x72",
+                                         "ag_gemm:bf16:nt:w3:0x72x72"};
+  (void)state;
+  for (int i = 0; i < 4; i++)
+    for (int calls = 1; calls <= 2; calls++) {
+      bed_case c = bed_of(problems[i], NULL, calls, (uint64_t)(2 * i + calls));
+      c.gathered = 1;
+      good(&c);
+      c.replays = 3;
+      good(&c);
+    }
+  for (int i = 0; i < 3; i++) {
+    bed_case c = bed_of(problems[i], "*nccl", 2, 4);
+    c.gathered = 1;
+    good(&c);
+  }
+}
+
+static void peers_are_late(void *user)
+{
+  (void)user;
+  tml_emu_delay(1, 0, 200000);
+  tml_emu_delay(0, 1, 100000);
+}
+
+/* C in symmetric memory: the owners' tiles arrive in it. With late peers, replays, and shards without rows. */
+static void symmetric(void **state)
+{
+  static const char *const problems[] = {
+      "gemm_ar:bf16:nt:w2:41x136x72:bias", "gemm_ar:fp16:nt:w3:137x72x72",
+      "gemm_ar:bf16:nt:w4:9x72x72", "gemm_ar:bf16:nt:w8:5x72x72", "gemm_ar:bf16:nt:w2:0x72x72"};
+  static const char *const variants[] = {"*__128x128x64.c1x1.s?.coop.*", "*pingpong*"};
+  (void)state;
+  for (int i = 0; i < 5; i++)
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+      bed_case c = bed_of(problems[i], variants[seed % 2], seed % 2 ? 3 : 1, seed);
+      c.symmetric = 1;
+      c.replays = seed % 3 == 0 ? 3 : 0;
+      if (seed % 2) c.spoil = peers_are_late;
+      good(&c);
+    }
+}
+
+/* Round the ring: ragged and empty shards, bias, both types, late peers, parities by turns. */
+static void rings(void **state)
+{
+  static const char *const problems[] = {
+      "gemm_rs:bf16:nt:w2:41x136x72:bias", "gemm_rs:fp16:nt:w3:137x72x72:bias",
+      "gemm_rs:bf16:nt:w4:9x72x72", "gemm_rs:fp16:nt:w8:5x72x72", "gemm_rs:bf16:nt:w3:0x72x72"};
+  static const char *const variants[] = {"*.pingpong.*.ring", "*__128x128x64.c2x1.*win24.ring"};
+  (void)state;
+  for (int i = 0; i < 5; i++)
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+      bed_case c = bed_of(problems[i], variants[seed % 2], seed % 2 ? 3 : 1, seed);
+      if (seed % 2) c.spoil = peers_are_late;
+      good(&c);
+    }
+}
+
 /* A grid of the copy pattern that is larger than what is resident. */
 static void few_are_resident(void **state)
 {
@@ -232,13 +295,6 @@ static void few_are_resident(void **state)
   c.machine.sms = 8;
   c.machine.resident = 1;
   good(&c);
-}
-
-static void peers_are_late(void *user)
-{
-  (void)user;
-  tml_emu_delay(1, 0, 200000);
-  tml_emu_delay(0, 1, 100000);
 }
 
 static void late_peers(void **state)
@@ -306,6 +362,9 @@ int main(void)
       cmocka_unit_test(no_compiler),
       cmocka_unit_test(same_seed_same_run),
       cmocka_unit_test(mixed_graphs),
+      cmocka_unit_test(gathered),
+      cmocka_unit_test(symmetric),
+      cmocka_unit_test(rings),
       cmocka_unit_test(few_are_resident),
       cmocka_unit_test(late_peers),
       cmocka_unit_test(stopped_rank),

@@ -333,6 +333,7 @@ typedef struct {
   u64 record;
   const u64 *pad;
   i32 slot;
+  i32 keep;
   u32 smem;  // shared memory of this block
   u32 block; // of this block in its cluster
   u64 epoch; // number of this call
@@ -343,7 +344,8 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_OWN 0  // this rank's result
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
-#define TILE_END 3
+#define TILE_PASS 3 // a partial result from another rank, added to and sent on
+#define TILE_END 4
 
 typedef struct {
   i32 kind;
@@ -421,10 +423,15 @@ INLINE i32 gate_shard(const job *j, i32 shard)
   return wait_for(j, word, j->epoch, FAULT_SHARD_TIMEOUT, shard, shard);
 }
 
-// Every block has read its last shard: the peers may fill this slot again.
+// Every block has read its last shard: the peers may fill this slot again. Unless the stream copies the
+// gathered A out of it behind this kernel: then that is left to the gate of the next call.
 INLINE void call_finished(const job *j, u64 epoch)
 {
   i32 r;
+  if (j->keep) {
+    global_store_relaxed_sys(j->pad[j->rank] + 8 * (u64)(128 + j->rank), epoch);
+    return;
+  }
   NO_UNROLL
   for (r = 0; r < 2; ++r) {
     if (r != j->rank) global_store_release_sys(j->pad[r] + 8 * (u64)(128 + j->rank), epoch);
@@ -821,7 +828,8 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
     u64 timeout_ns,
     u64 record,
     const GRID_CONSTANT addr_table pad,
-    i32 slot)
+    i32 slot,
+    i32 keep)
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
@@ -839,6 +847,7 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
   j.record = record;
   j.pad = pad.at;
   j.slot = slot;
+  j.keep = keep;
   j.smem = smem_base();
   j.block = 0;
   j.epoch = 0;

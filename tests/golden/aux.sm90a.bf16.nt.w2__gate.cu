@@ -339,7 +339,7 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
     const GRID_CONSTANT addr_table pad)
 {
   i32 lane = (i32)thread_id();
-  u64 own = pad.at[rank], epoch, last, aborted;
+  u64 own = pad.at[rank], epoch, last, left, aborted;
   i32 alive = 1;
   job j;
   j.rank = rank;
@@ -350,6 +350,7 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
   grid_wait_previous();
   epoch = global_load_relaxed_sys(own + 0) + 1;
   last = global_load_relaxed_sys(own + 8 * (u64)(64 + slot));
+  left = global_load_relaxed_sys(own + 8 * (u64)(128 + rank));
   aborted = global_load_relaxed_sys(own + 384);
   // Only now, with the epoch in a register: the kernel behind this one moves it on when it ends.
   if (warp_all(epoch != 0)) grid_start_next();
@@ -357,6 +358,9 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
     alive = 0;
     if (lane == 0) global_store_relaxed_sys(record + 56, aborted);
   } else if (lane < 2 && lane != rank) {
+    // Calls whose slot was copied out of behind their kernel have left this to the gate: all that earlier calls
+    // read is read (grid_wait_previous). Before the wait: ranks whose gates wait for each other go on.
+    if (left != 0) global_store_release_sys(pad.at[lane] + 8 * (u64)(128 + rank), epoch - 1);
     alive = wait_for(&j, own + 8 * (u64)(128 + lane), last, FAULT_SLOT_TIMEOUT, lane, slot);
   }
   alive = warp_all(alive);

@@ -335,7 +335,8 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_OWN 0  // this rank's result
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
-#define TILE_END 3
+#define TILE_PASS 3 // a partial result from another rank, added to and sent on
+#define TILE_END 4
 
 typedef struct {
   i32 kind;

@@ -4,7 +4,7 @@
 
 #include "plan_fixture.h"
 
-static rig_shape ce3, ce2, push2, twoshot2, gemm;
+static rig_shape ce3, ce2, push2, ring2, twoshot2, gemm;
 
 static int find_variants(void **state)
 {
@@ -12,6 +12,7 @@ static int find_variants(void **state)
   ce3 = rig_find("ag_gemm", 3, 128, 128, 1);
   ce2 = rig_find("ag_gemm", 2, 128, 128, 1);
   push2 = rig_find("gemm_rs", 2, 128, 128, 1);
+  ring2 = rig_find_of("*.ring", "gemm_rs", 2, 128, 128, 1);
   twoshot2 = rig_find("gemm_ar", 2, 128, 128, 1);
   gemm = rig_find("gemm", 1, 128, 256, 2);
   return fake_check_failures();
@@ -109,6 +110,83 @@ static void ce_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+/* Behind the kernel, on its stream: the own shard, and the slot's rows before and behind it. */
+static void check_gathered(test_bed *rig, const fake_op **op, int count, int64_t m, int slot,
+                           CUdeviceptr to)
+{
+  const tml_segment *segment = rig->comm->segment;
+  CUdeviceptr shards =
+      segment->block->at[rig->rank] + segment->slots_at + (size_t)slot * segment->bytes.slots;
+  int64_t shard = (m + 2) / 3, first = rig->rank * shard < m ? rig->rank * shard : m;
+  int64_t last = first + shard < m ? first + shard : m;
+  struct {
+    CUdeviceptr from;
+    int64_t first, rows;
+  } part[3] = {{rig->buffer[0], first, last - first},
+               {shards, 0, first},
+               {shards + (CUdeviceptr)(last * 80), last, m - last}};
+  int at = 0;
+  for (int i = 0; i < 3; i++) {
+    if (part[i].rows == 0) continue;
+    if (!FAKE_CHECK(at < count)) return;
+    FAKE_CHECK(op[at]->kind == FAKE_COPY && op[at]->src == part[i].from &&
+               op[at]->dst == to + (CUdeviceptr)(part[i].first * 80) &&
+               op[at]->bytes == (size_t)part[i].rows * 80);
+    at++;
+  }
+  FAKE_CHECK(at == count);
+}
+
+static void gathered_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", ce3.name);
+  CUstream stream = new_stream();
+  const int64_t sizes[] = {7, 4, 0, 1000};
+  tml_variant variant = rig_variant(rig, ce3.name);
+  for (int i = 0; i < 4; i++) {
+    const fake_op *op[16];
+    tml_args args = rig_args(rig, sizes[i], 0);
+    args.gathered = (void *)rig->buffer[3];
+    FAKE_CHECK_OK(tml_launch(plan, &args, stream));
+    int before = sizes[i] - rig->rank * ((sizes[i] + 2) / 3) > 0 ? 10 : 6;
+    int count = after_gate(rig, i, op, 16);
+    if (!FAKE_CHECK(count >= before)) break;
+    const fake_op *kernel = op[before - 2];
+    FAKE_CHECK(*(const int32_t *)fake_param(kernel, &variant, TML_PARAM_keep) == 1);
+    for (int j = before; j < count; j++)
+      FAKE_CHECK(op[j]->stream == kernel->stream && fake_before(kernel, op[j]));
+    check_gathered(rig, op + before, count - before, sizes[i], i % 2, rig->buffer[3]);
+  }
+  tml_args args = rig_args(rig, 7, 0);
+  args.gathered = (void *)(rig->buffer[3] + 8);
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, stream), TML_ARGUMENT, "gathered = "));
+  args.gathered = (void *)rig->buffer[3];
+  args.lda = 48;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, stream), TML_ARGUMENT, "packed"));
+  close_stream(stream);
+  tml_plan_destroy(plan);
+}
+
+/* A world of one gathers nothing, and gives a copy all the same. */
+static void gathered_alone(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w1:1000x72x40", NULL);
+  tml_args args = rig_args(rig, 7, 0);
+  args.gathered = (void *)rig->buffer[3];
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  const fake_op *copy = rig_op(rig, FAKE_COPY, NULL, 0);
+  if (FAKE_CHECK(copy != NULL))
+    FAKE_CHECK(copy->src == rig->buffer[0] && copy->dst == rig->buffer[3] && copy->bytes == 7 * 80);
+  tml_plan_destroy(plan);
+}
+
+static void test_gathered(void **state)
+{
+  (void)state;
+  rig_run_ranks(3, NULL, NULL, gathered_rank);
+  rig_run_ranks(1, NULL, NULL, gathered_alone);
+}
+
 /* The same under capture; a replay runs it all again. */
 static void capture_rank(test_bed *rig)
 {
@@ -188,6 +266,11 @@ static void check_sends(test_bed *rig, const char *op_name, const char *problem,
   tml_plan_destroy(plan);
 }
 
+static void ring_rank(test_bed *rig)
+{
+  check_sends(rig, "gemm_rs", "gemm_rs:bf16:nt:w2:1000x72x40", ring2.name);
+}
+
 static void sending_rank(test_bed *rig)
 {
   check_sends(rig, "gemm_rs", "gemm_rs:bf16:nt:w2:1000x72x40", push2.name);
@@ -200,11 +283,12 @@ static void test_kernel(void **state)
   rig_run_ranks(1, NULL, NULL, gemm_rank);
   rig_run_ranks(1, NULL, NULL, persistent_rank);
   rig_run_ranks(2, NULL, NULL, sending_rank);
+  rig_run_ranks(2, NULL, NULL, ring_rank);
 }
 
 /* ---- Fingerprints ---- */
 
-#define PRINTS 6
+#define PRINTS 10
 static uint64_t prints[2][PRINTS];
 
 static uint64_t print_of(test_bed *rig, const char *problem, const char *name, int64_t m, int bias,
@@ -222,6 +306,36 @@ static uint64_t print_of(test_bed *rig, const char *problem, const char *name, i
   return print;
 }
 
+/* As above, with C in symmetric memory. */
+static uint64_t print_at(test_bed *rig, tml_plan *plan, void *c, int64_t ldc, int k)
+{
+  tml_variant variant = rig_variant(rig, twoshot2.name);
+  tml_args args = rig_args(rig, 9, 0);
+  uint64_t print = 0;
+  args.c = c;
+  args.ldc = ldc;
+  args.c_symmetric = 1;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  const void *at =
+      fake_param(rig_op(rig, FAKE_LAUNCH, variant.symbol, k), &variant, TML_PARAM_fingerprint);
+  if (FAKE_CHECK(at != NULL)) memcpy(&print, at, sizeof print);
+  return print;
+}
+
+/* The block, the offset in it and the leading dimension must be the same everywhere. */
+static void prints_symmetric(test_bed *rig, uint64_t *mine)
+{
+  void *first, *second;
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w2:9x72x40", twoshot2.name);
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &first));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &second));
+  mine[0] = print_at(rig, plan, first, 72, 0);
+  mine[1] = print_at(rig, plan, second, 72, 1);
+  mine[2] = print_at(rig, plan, (char *)first + 16, 72, 2);
+  mine[3] = print_at(rig, plan, first, 80, 3);
+  tml_plan_destroy(plan);
+}
+
 static void prints_rank(test_bed *rig)
 {
   uint64_t *mine = prints[rig->rank];
@@ -231,6 +345,7 @@ static void prints_rank(test_bed *rig)
   mine[3] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x48", push2.name, 100, 0, 3);
   mine[4] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40:bias", push2.name, 100, 1, 4);
   mine[5] = print_of(rig, "ag_gemm:bf16:nt:w2:100x72x40", ce2.name, 100, 0, 0);
+  prints_symmetric(rig, mine + 6);
 }
 
 static void test_fingerprint(void **state)
@@ -300,8 +415,34 @@ static void refuse_args(test_bed *rig, tml_plan *plan)
 #undef REFUSED
   for (int i = 0; i < count; i++)
     FAKE_CHECK(rig_says(tml_launch(plan, &rows[i].args, NULL), TML_ARGUMENT, rows[i].says));
+  tml_args more = good;
+  more.gathered = (void *)rig->buffer[3];
+  FAKE_CHECK(rig_says(tml_launch(plan, &more, NULL), TML_ARGUMENT, "only ag_gemm gathers"));
+  more.gathered = NULL;
+  more.c_symmetric = 1;
+  FAKE_CHECK(rig_says(tml_launch(plan, &more, NULL), TML_ARGUMENT, "only gemm_ar stores"));
   FAKE_CHECK(rig_says(tml_launch(NULL, &good, NULL), TML_ARGUMENT, "plan is NULL"));
   FAKE_CHECK(rig_says(tml_launch(plan, NULL, NULL), TML_ARGUMENT, "args is NULL"));
+}
+
+/* C that is not where c_symmetric says. */
+static void refuse_symmetric(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w2:100x72x40", twoshot2.name);
+  tml_args args = rig_args(rig, 100, 0);
+  void *block;
+  args.c_symmetric = 1;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "not memory of tml_alloc"));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 100 * 72 * 2, &block));
+  size_t bytes = rig->comm->blocks->bytes;
+  args.c = (char *)block + bytes - 100 * 72 * 2;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL)); /* to the last byte */
+  args.c = (char *)args.c + 16;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "ends 16 bytes behind"));
+  args.m = 0;
+  args.c = NULL;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  tml_plan_destroy(plan);
 }
 
 static void refuse_rank(test_bed *rig)
@@ -336,6 +477,7 @@ static void test_refusals(void **state)
 {
   (void)state;
   rig_run_ranks(2, NULL, NULL, refuse_rank);
+  rig_run_ranks(2, NULL, NULL, refuse_symmetric);
 }
 
 /* A failure in the middle still joins the copy stream. */
@@ -438,10 +580,10 @@ static void test_host_cost(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_ce),          cmocka_unit_test(test_kernel),
-      cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_broken),      cmocka_unit_test(test_host_cost),
-      cmocka_unit_test(test_empty),
+      cmocka_unit_test(test_ce),        cmocka_unit_test(test_gathered),
+      cmocka_unit_test(test_kernel),    cmocka_unit_test(test_fingerprint),
+      cmocka_unit_test(test_refusals),  cmocka_unit_test(test_broken),
+      cmocka_unit_test(test_host_cost), cmocka_unit_test(test_empty),
   };
   return cmocka_run_group_tests(tests, find_variants, NULL);
 }

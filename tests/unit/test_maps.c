@@ -132,6 +132,26 @@ static void rs_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+/* As above by ring: a place for each shard, here and at the next rank. */
+static void ring_rank(test_bed *rig)
+{
+  rig_shape shape = rig_find_of("*.ring", "gemm_rs", rig->world, 128, tile_columns, 1);
+  tml_variant variant = rig_variant(rig, shape.name);
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w3:300x72x40", variant.name);
+  tml_args args = rig_args(rig, 4, 0);
+  const tml_segment *segment = rig->comm->segment;
+  const fake_op *op = launched(rig, plan, &args, &variant);
+  FLAT(TABLE(map_c), 0, rig->buffer[2], 72, rig->rank == 2 ? 1 : 2, 72, BOX_C);
+  for (int s = 0; s < 3; s++) {
+    CUdeviceptr at = segment->staging_at + (size_t)s * 2 * 72 * 2;
+    DEEP(TABLE(map_in), s, segment->block->at[rig->rank] + at, 72, s == 2 ? 1 : 2, 1, 2,
+         segment->bytes.staging, BOX_C);
+    DEEP(TABLE(map_out), s, segment->block->at[(rig->rank + 1) % 3] + at, 72, s == 2 ? 1 : 2, 1, 2,
+         segment->bytes.staging, BOX_C);
+  }
+  tml_plan_destroy(plan);
+}
+
 static void ar_rank(test_bed *rig)
 {
   tml_variant variant = find_variant(rig, "gemm_ar", 1);
@@ -152,6 +172,28 @@ static void ar_rank(test_bed *rig)
     FLAT(TABLE(map_c), s, rig->buffer[2] + (size_t)s * part, 72, 3 - s, 72, BOX_C);
   }
   FAKE_CHECK(*(const uint64_t *)TABLE(bias) == rig->buffer[3]);
+  tml_plan_destroy(plan);
+}
+
+/* C in symmetric memory: finished rows go straight into it, one half and one source. */
+static void direct_rank(test_bed *rig)
+{
+  tml_variant variant = find_variant(rig, "gemm_ar", 1);
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w3:300x72x40", variant.name);
+  tml_args args = rig_args(rig, 4, 0); /* 2, 2 and no rows */
+  void *block;
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &block));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 64, &args.c)); /* another one before it in the list */
+  args.c = (char *)block + 256;
+  args.ldc = 80;
+  args.c_symmetric = 1;
+  const tml_block *made = rig->comm->blocks->next;
+  const fake_op *op = launched(rig, plan, &args, &variant);
+  FAKE_CHECK(made->at[rig->rank] == (CUdeviceptr)block && *(const int32_t *)TABLE(direct) == 1);
+  for (int d = 0; d < 3; d++)
+    FAKE_CHECK(map_is(
+        TABLE(map_fin), d, made->at[d] + 256 + (rig->rank < 2 ? (size_t)rig->rank * 2 * 160 : 0),
+        (uint64_t[4]){72, rig->rank < 2 ? 2 : 1, 1, 1}, (uint64_t[3]){160, 160, 160}, BOX_C));
   tml_plan_destroy(plan);
 }
 
@@ -190,14 +232,17 @@ static void both_boxes(int world, rig_fn fn)
 static void test_gemm(void **state) { (void)state, both_boxes(1, gemm_rank); }
 static void test_ag(void **state) { (void)state, both_boxes(3, ag_rank); }
 static void test_rs(void **state) { (void)state, both_boxes(3, rs_rank); }
+static void test_ring(void **state) { (void)state, both_boxes(3, ring_rank); }
 static void test_ar(void **state) { (void)state, both_boxes(2, ar_rank); }
+static void test_direct(void **state) { (void)state, both_boxes(3, direct_rank); }
 static void test_cache(void **state) { (void)state, both_boxes(1, cache_rank); }
 
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_gemm), cmocka_unit_test(test_ag),    cmocka_unit_test(test_rs),
-      cmocka_unit_test(test_ar),   cmocka_unit_test(test_cache),
+      cmocka_unit_test(test_gemm),  cmocka_unit_test(test_ag), cmocka_unit_test(test_rs),
+      cmocka_unit_test(test_ring),  cmocka_unit_test(test_ar), cmocka_unit_test(test_direct),
+      cmocka_unit_test(test_cache),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
