@@ -116,16 +116,15 @@ end
 -- Legal variants that serve a problem, cheapest first; equal costs stay in declared order.
 function M.rank(arch_name, problem, machine)
   local list, refusals = {}, {}
-  local filter = { op = problem.op, arch = arch_name, dtype = problem.dtype, world = problem.world }
-  space.each(filter, function(v, reason)
+  for _, point in ipairs(space.points(arch_name, problem)) do
+    local v, reason = table.unpack(point, 1, 2)
     local ok, why = space.serves(v, problem)
     if reason or not ok then
       refusals[#refusals + 1] = v.name .. ": " .. (reason or why)
     else
       list[#list + 1] = { name = v.name, us = model.cost(v, problem, machine), order = #list }
     end
-    return false
-  end)
+  end
   if #list == 0 then
     return nil, ("no legal variant of %s for %s in a world of %d%s"):format(
       problem.op, arch_name, problem.world, refusals[1] and "; " .. refusals[#refusals] or "")
