@@ -45,6 +45,8 @@ local function view(v)
     box_a = d.box_a or 0, box_b = d.box_b or 0, box_c = d.box_c or 0, box_n = d.box_n or 0,
     threads = d.threads or 0, smem = d.smem or 0, cooperative = d.cooperative or false,
     overlap = d.overlap or false,
+    chunks_k = d.chunks_k or 0, chunks_m = d.chunks_m or 0,
+    movers = d.movers or 0, move_k = d.move_k or 0,
     params = d.params or {}, requires = requires,
   }
 end

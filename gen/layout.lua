@@ -12,8 +12,8 @@
 --   outbox[slot]               this rank       what the copies carry as their signal
 --   header[parity][src]{2}     rank src        {epoch, fingerprint} of its current call
 --   done[src]                  rank src        last call whose copy slot it has finished reading
---   shard[slot][src]           rank src (copy) call whose shard has arrived
+--   shard[slot][src]{chunk}    rank src (copy) call whose chunk of its shard has arrived; 4 chunks
 return {
   epoch = 0, ticket = 16, claim = 32, abort = 48, slot_last = 64, outbox = 80,
-  header = 96, done = 128, shard = 144, send_head = 160, send_tail = 176, words = 256,
+  header = 96, done = 128, send_head = 160, send_tail = 176, shard = 192, words = 256,
 }

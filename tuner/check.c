@@ -238,8 +238,7 @@ int cmd_check(int argc, char **argv)
        "with --device emu: schedules to try, from --seed on; default 1"},
       {"--cover", NULL, CLI_FLAG, &o.cover_all, NULL,
        "with --suite on the emulator: fail unless every tile, cluster, depth, schedule, ring, "
-       "window "
-       "and pattern has run, with each op and type"},
+       "window, chunk, number of movers and pattern has run, with each op and type"},
       {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
        "200 replays of captured graphs of mixed ops with changing inputs, against eager calls"},
       {"--host-inputs", NULL, CLI_FLAG, &o.host_inputs, NULL,
