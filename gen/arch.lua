@@ -12,6 +12,7 @@ M.list = {
     smem_rate = 128,       -- bytes between shared memory and the tensor cores
     l2_rate = 46,          -- bytes from L2 into shared memory, all SMs active
     dram = 4.0e12,         -- bytes per second
+    mover = 4.0e10,        -- bytes per second of a block that carries data to peers
     link = { nvlink = 3.5e11, pcie = 2.5e10 } }, -- bytes per second, one way
 }
 

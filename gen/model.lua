@@ -1,8 +1,9 @@
 -- The analytic cost model: ranks variants before anything is compiled. Only its order matters.
 --
 -- Per tile, the time of the slowest of three ports (tensor cores, L2 -> shared memory, shared
--- memory -> tensor cores) plus the epilogue; tiles go in waves over the SMs. Communication is hidden
--- behind all but the first wave (ag_gemm) or the last (gemm_rs, gemm_ar).
+-- memory -> tensor cores) plus the epilogue; tiles go in waves over the SMs. ag_gemm ends no sooner
+-- than the last chunk has arrived and is computed; gemm_rs and gemm_ar hide their communication
+-- behind all but the last wave.
 local arch = require "arch"
 
 local M = {}
@@ -29,6 +30,23 @@ local function tile_clocks(v, p, facts)
   return math.max(mma, l2, smem) + epilogue + (p.k < 2048 and fill or fill / 4)
 end
 
+-- ag_gemm: when the last shard has arrived, and what its tiles still need then: the k-tiles of one
+-- chunk if it comes along k, the tiles of one chunk if it comes along m.
+local function gathered_us(v, p, facts, link, clusters, tile_us)
+  local shard, peers = cdiv(p.m, p.world), p.world - 1
+  local bytes = shard * p.k * 2 * peers
+  local tiles = cluster_tiles(v, p) // p.world
+  if v.comm == "sm" then
+    local rate = math.min(link, v.movers * facts.mover)
+    local part = math.min(1, v.derived.move_k / p.k)
+    return 4 + bytes / rate * 1e6 + cdiv(tiles, clusters) * tile_us * part
+  end
+  local chunks_k, chunks_m = v.chunk[1], v.chunk[2]
+  local copies = 2 * chunks_k * chunks_m * peers -- microseconds of starting them
+  return 10 + copies + bytes / link * 1e6
+    + cdiv(cdiv(tiles, chunks_m), clusters) * tile_us / chunks_k
+end
+
 local sends_partials = { push = true, ring = true, twoshot = true }
 
 -- Bytes per second that leave a rank. PCIe has them for neighbours; all ranks to all meet at the bridges.
@@ -43,7 +61,7 @@ local function exposed_us(p, rate, gemm_us, waves)
   if p.world == 1 then return 0 end
   local shard = cdiv(p.m, p.world)
   local peers = p.world - 1
-  local columns = ({ ag_gemm = p.k, gemm_rs = p.n, gemm_ar = 2 * p.n })[p.op]
+  local columns = ({ gemm_rs = p.n, gemm_ar = 2 * p.n })[p.op]
   local bytes = shard * columns * peers * 2
   local us = bytes / rate * 1e6
   local hidden = gemm_us * (1 - 1 / (waves + 1))
@@ -67,9 +85,15 @@ function M.cost(v, p, machine)
     end
     return us
   end
-  local clusters = sms // (v.cluster[1] * v.cluster[2])
+  local clusters = math.max(1, (sms - v.movers) // (v.cluster[1] * v.cluster[2]))
   local waves = cdiv(math.max(1, cluster_tiles(v, p)), clusters)
-  local us = waves * tile_clocks(v, p, facts) / (facts.clock * 1e3) + 4
+  local tile_us = tile_clocks(v, p, facts) / (facts.clock * 1e3)
+  local us = waves * tile_us + 4
+  if v.comm == "ce" or v.comm == "sm" then
+    -- where all is hidden, fewer copies and movers disturb the main loops less
+    local disturb = (v.chunk[1] * v.chunk[2] - 1) * (p.world - 1) * 0.5 + v.movers * 0.03
+    return math.max(us, gathered_us(v, p, facts, link, clusters, tile_us) + 4) + disturb
+  end
   if sends_partials[v.comm] then -- each wave of sends leaves in one burst
     local burst = math.min(p.m * p.n, sms * v.tile[1] * v.tile[2]) * 2 / link * 1e6
     local sends = (p.world - 1) / p.world

@@ -138,7 +138,8 @@ static void fill_scalars(const tml_plan *plan, tml_call *call)
                      .slot = (int32_t)key->slot,
                      .keep = (int32_t)key->keep,
                      .direct = (int32_t)key->direct,
-                     .signal_stride = (int32_t)tml_signal_stride(variant, key->m, plan->problem.n),
+                     .signal_stride = (int32_t)tml_signal_stride(variant, key->m, plan->problem.n,
+                                                                 plan->problem.k),
                      .fingerprint = fingerprint(plan, call)};
   for (int r = 0; r < variant->world && variant->world > 1; r++) {
     s->pad.at[r] = comm->pad->at[r];
@@ -165,10 +166,8 @@ static void fill_params(tml_call *call)
 static tml_status make(const tml_plan *plan, const tml_call_key *key, tml_call *call)
 {
   const tml_kernel *kernel = key->choice->kernel;
-  const tml_variant *variant = &kernel->variant;
   call->key = *key;
-  call->grid = (unsigned)(tml_clusters(kernel, &plan->problem, key->m) * variant->cluster_m *
-                          variant->cluster_n);
+  call->grid = (unsigned)tml_grid(kernel, &plan->problem, key->m);
   fill_scalars(plan, call);
   fill_params(call);
   return tml_maps_encode(plan, key, call->maps);

@@ -15,6 +15,7 @@ typedef struct tml_gen tml_gen;
 #define TML_PATTERN_MAP(X) \
   X(NONE, "none")          \
   X(CE, "ce")              \
+  X(SM, "sm")              \
   X(PUSH, "push")          \
   X(RING, "ring")          \
   X(TWOSHOT, "twoshot")    \
@@ -33,7 +34,8 @@ typedef struct tml_gen tml_gen;
   X(map_b, tml_map_table)   /* [0] */                                                             \
   X(map_c, tml_map_table)   /* ag_gemm, gemm_ar: [s] rows of shard s of C; else [0] */            \
   X(map_in, tml_map_table)  /* own staging: [0] partials; gemm_ar: [1 + s], ring: [s] shard s */  \
-  X(map_out, tml_map_table) /* [d] staging for partials of owner d: its own; ring: of the next */ \
+  X(map_out, tml_map_table) /* [d] staging of rank d: partials of owner d, or `sm`: this shard;   \
+                               ring: of the next rank, shard d */                                 \
   X(map_fin, tml_map_table) /* [d] staging or C of rank d, where this rank's finished rows go */  \
   X(bias, uint64_t)                                                                               \
   X(m, int32_t)                                                                                   \
@@ -90,6 +92,9 @@ typedef struct tml_variant {
   int cluster_m, cluster_n, stages;
   int box_a, box_b, box_c; /* rows of the TMA boxes of A, B and outputs; A, B: tile_k columns */
   int box_n;               /* columns of the output box: 64 or 32 */
+  int chunks_k, chunks_m;  /* `ce`: parts in which a shard is copied, along k or along m */
+  int movers;              /* `sm`: blocks, the first of the grid, that carry the shard */
+  int move_k;              /* `sm`: columns of a chunk of the shard; its rows are tile_m */
   int threads;
   int smem;        /* dynamic bytes */
   int cooperative; /* launch with the cooperative attribute */

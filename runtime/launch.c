@@ -221,25 +221,53 @@ static tml_status ce_gate(const tml_plan *plan, const tml_call *call, CUstream s
   return tml_launch_aux(plan->comm->ctx, gate, &values, 1, stream);
 }
 
-/* Pushes this rank's shard and then its signal to every peer; rank r serves r - 1 first. */
-static tml_status ce_copies(const tml_plan *plan, const tml_call *call)
+/* A block of packed rows: in one piece if it has whole rows. `line`: bytes of a row. */
+static tml_status ce_copy(const tml_plan *plan, CUdeviceptr to, CUdeviceptr from, size_t line,
+                          const tml_chunk *chunk)
+{
+  size_t at = (size_t)chunk->row * line + (size_t)chunk->column * TML_ELEMENT_BYTES;
+  size_t width = (size_t)chunk->columns * TML_ELEMENT_BYTES, rows = (size_t)chunk->rows;
+  CUstream stream = plan->comm->copies;
+  if (width == line)
+    return CU(plan->api, cuMemcpyDtoDAsync, (to + at, from + at, rows * line, stream));
+  const CUDA_MEMCPY2D copy = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                              .srcDevice = from + at,
+                              .srcPitch = line,
+                              .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                              .dstDevice = to + at,
+                              .dstPitch = line,
+                              .WidthInBytes = width,
+                              .Height = rows};
+  return CU(plan->api, cuMemcpy2DAsync, (&copy, stream));
+}
+
+/* Pushes this rank's shard to a peer: its chunks, each followed by its signal. */
+static tml_status ce_push(const tml_plan *plan, const tml_call *call, int peer)
 {
   const tml_comm *comm = plan->comm;
-  const tml_api *api = plan->api;
   const tml_call_key *key = &call->key;
+  const tml_variant *variant = &key->choice->variant;
   const tml_pad *pad = &comm->ctx->pad;
-  int rank = comm->rank, world = comm->world, slot = (int)key->slot;
-  int64_t shard = tml_shard_rows(key->m, world), rows = tml_rows_of(key->m, world, rank);
+  int rank = comm->rank, slot = (int)key->slot;
   size_t line = (size_t)plan->problem.k * TML_ELEMENT_BYTES;
+  CUdeviceptr place = tml_slot_at(key, peer) +
+                      (size_t)rank * (size_t)tml_shard_rows(key->m, comm->world) * line;
   CUdeviceptr outbox = comm->pad->at[rank] + 8 * (size_t)(pad->outbox + slot);
-  for (int i = 1; i < world && rows > 0; i++) {
-    int d = (rank - i + world) % world;
-    CUdeviceptr place = tml_slot_at(key, d) + (size_t)rank * (size_t)shard * line;
-    CUdeviceptr signal = comm->pad->at[d] + 8 * (size_t)(pad->shard + slot * 8 + rank);
-    TRY(CU(api, cuMemcpyDtoDAsync,
-           (place, (CUdeviceptr)key->a, (size_t)rows * line, comm->copies)));
-    TRY(CU(api, cuMemcpyDtoDAsync, (signal, outbox, 8, comm->copies)));
+  CUdeviceptr signal = comm->pad->at[peer] + 8 * (size_t)(pad->shard + 4 * (slot * 8 + rank));
+  for (int c = 0; c < variant->chunks_k * variant->chunks_m; c++) {
+    tml_chunk chunk = tml_chunk_of(variant, key->m, plan->problem.k, rank, c);
+    if (chunk.rows == 0 || chunk.columns == 0) break;
+    TRY(ce_copy(plan, place, (CUdeviceptr)key->a, line, &chunk));
+    TRY(CU(plan->api, cuMemcpyDtoDAsync, (signal + 8 * (size_t)c, outbox, 8, comm->copies)));
   }
+  return TML_OK;
+}
+
+/* Rank r serves r - 1 first. */
+static tml_status ce_copies(const tml_plan *plan, const tml_call *call)
+{
+  int rank = plan->comm->rank, world = plan->comm->world;
+  for (int i = 1; i < world; i++) TRY(ce_push(plan, call, (rank - i + world) % world));
   return TML_OK;
 }
 

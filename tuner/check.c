@@ -287,8 +287,7 @@ int cmd_check(int argc, char **argv)
        "with --device emu: schedules to try, from --seed on; default 1"},
       {"--cover", NULL, CLI_FLAG, &o.cover_all, NULL,
        "with --suite on the emulator: fail unless every tile, cluster, depth, schedule, ring, "
-       "pace "
-       "and pattern has run, with each op and type"},
+       "pace, chunk, number of movers and pattern has run, with each op and type"},
       {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
        "graphs of 41 and 40 calls of mixed ops, replayed 201 times (on the emulator 3) with "
        "changing inputs, against eager calls bit by bit"},

@@ -26,9 +26,19 @@ M.axes = {
   { "ring", { 2, 3, 4, 5, 10 }, print = function(v) return "r" .. v end },
   -- Rate at which a rank sends while it computes, GB/s; 0: as fast as tiles come. Stores that wait
   -- for the link hold up the loads of their SM; an even stream below its rate does not.
-  { "pace", { 0, 280, 340 }, print = function(v) return v > 0 and "g" .. v or "" end },
+  { "pace", { 0, 280, 340 }, of = { push = true, ring = true, twoshot = true },
+    print = function(v) return v > 0 and "g" .. v or "" end },
   -- "fixed": some blocks send all the time, the others keep to own tiles; else all do both in turn.
-  { "roles", { "", "fixed" } },
+  { "roles", { "", "fixed" }, of = { push = true } },
+  -- Parts of a shard that copy engines bring one by one, along k and along m: the main loop waits
+  -- for the part that it needs.
+  { "chunk", { { 1, 1 }, { 2, 1 }, { 4, 1 }, { 1, 2 }, { 1, 4 } }, of = { ce = true },
+    print = function(v)
+      return v[1] > 1 and "kc" .. v[1] or v[2] > 1 and "mc" .. v[2] or ""
+    end },
+  -- Blocks that carry this rank's shard to the peers and compute nothing.
+  { "movers", { 0, 8, 16, 32 }, of = { sm = true },
+    print = function(v) return v > 0 and "x" .. v or "" end },
 }
 
 -- Parameters of the kernel by communication pattern, in signature order.
@@ -37,6 +47,7 @@ local call = { "rank", "shard", "fingerprint", "timeout_ns", "record", "pad" }
 local extra = {
   none = {},
   ce = { "slot", "keep" },
+  sm = { "signal_stride", "signals", "map_out" },
   push = { "signal_stride", "signals", "map_in", "map_out" },
   ring = { "signal_stride", "signals", "map_in", "map_out" },
   twoshot = { "direct", "signal_stride", "signals", "map_in", "map_out", "map_fin" },
@@ -53,9 +64,10 @@ local function param_list(comm)
 end
 
 local function map_counts(comm, world)
+  local gathers = comm == "ce" or comm == "sm"
   return {
-    map_a = comm == "ce" and world or 1, map_b = 1,
-    map_c = (comm == "ce" or comm == "twoshot") and world or 1,
+    map_a = gathers and world or 1, map_b = 1,
+    map_c = (gathers or comm == "twoshot") and world or 1,
     map_in = comm == "twoshot" and 1 + world or comm == "ring" and world or 1,
     map_out = world, map_fin = world,
   }
@@ -80,6 +92,16 @@ local function smem_bytes(v, stages, ring)
   -- 16: the words of the call
   local barriers = 8 * (2 * stages + 3 * CONSUMERS * ring + CONSUMERS) + 16
   return stages * stage_bytes(v) + ring_bytes(v, ring) + barriers
+end
+
+-- A mover's step is what a stage of operands has room for: all rows of a tile, and as many lines
+-- of 64 columns (a power of two). A chunk, which has a signal, is MOVE_STEPS steps.
+local MOVE_STEPS = 4
+
+local function move_lines(v)
+  local lines = 1
+  while 2 * lines * v.tile[1] <= v.tile[1] + v.tile[2] do lines = 2 * lines end
+  return lines
 end
 
 -- Everything that the template and the launcher need beyond the axes.
@@ -109,8 +131,13 @@ function M.derive(v)
     -- TMA boxes, rows: each block of a cluster loads its part of what the cluster shares
     box_a = bm // cn, box_b = bn // cm, box_c = SUB, box_n = part_columns(v),
     cooperative = sends_partials(v.comm),
-    overlap = v.comm == "none" or v.comm == "ce",
+    overlap = v.comm == "none" or v.comm == "ce" or v.comm == "sm",
     on_comm = v.comm ~= "none",
+    -- ag_gemm: how a shard travels
+    chunks_k = v.chunk[1], chunks_m = v.chunk[2],
+    movers = v.movers, move_lines = move_lines(v), MOVE_STEPS = MOVE_STEPS,
+    move_k = v.comm == "sm" and MOVE_STEPS * move_lines(v) * 64 or 0,
+    staged = v.comm == "sm", -- the peers' rows of A are read from staging
     params = names, signature = params.signature(names, counts),
     fields = params.fields(names, counts), map_lengths = params.map_lengths(names, counts),
     requires = v.comm == "ce" and { "gate" } or {},
@@ -131,12 +158,7 @@ function M.refuse(v, arch)
   if v.ring ~= 2 and v.ring ~= tile_parts(v) then
     return ("ring: %d is neither 2 nor a whole tile's %d"):format(v.ring, tile_parts(v))
   end
-  if v.pace > 0 and not sends_partials(v.comm) then
-    return "pace: no partial tiles are sent"
-  end
-  if v.roles == "fixed" and v.comm ~= "push" then
-    return "roles: only push has tiles of two kinds that all compute"
-  end
+  if v.comm == "sm" and v.movers == 0 then return "movers: no block moves the shard" end
   if v.pace > 0 and v.ring ~= tile_parts(v) then return "pace: needs a ring of a whole tile" end
   local bytes = smem_bytes(v, v.stages, v.ring)
   if bytes > arch.smem then

@@ -45,6 +45,17 @@ static const shape AG_GRAPH = {
 static const shape AG_GATHERED = {
     "ag_gemm:bf16:nt:w3:37x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, 0, 0, 1, 0};
 
+/* Chunks along k. Movers beside the blocks that wait for them: three chunks; a late peer; and movers
+ * with more than one chunk. */
+static const shape AG_CHUNKS = {
+    "ag_gemm:bf16:nt:w2:137x136x264", "*__128x128x64.c1x1.s?.coop.*kc2.ce", 2, 0, -1, 0, 0, 0};
+static const shape AG_MOVERS = {
+    "ag_gemm:bf16:nt:w2:137x136x1096", "*__128x128x64.c1x1.s?.coop.*x8.sm", 2, 0, -1, 12, 0, 0};
+static const shape AG_MOVERS_LATE = {
+    "ag_gemm:bf16:nt:w2:137x136x1096", "*__128x128x64.c1x1.s?.coop.*x8.sm", 3, 0, 1, 12, 0, 0};
+static const shape AG_MOVERS_LONG = {
+    "ag_gemm:bf16:nt:w2:9x8x4616", "*__128x128x64.c1x1.s?.coop.*x8.sm", 1, 0, -1, 12, 0, 0};
+
 typedef struct mutant {
   const char *name;
   const shape *shape;
@@ -182,7 +193,44 @@ static const mutant mutants[] = {
     {"shard read before its signal",
      &AG,
      "ag_gemm",
-     {{"if (alive) alive = gate_shard(j, t.shard);", ""}},
+     {{"      if (i == ready) ready = gate(j, &t, i, &arrived);\n", ""}},
+     0},
+    {"second chunk of a copied shard read before its signal",
+     &AG_CHUNKS,
+     "ag_gemm",
+     {{"  ready = (chunk + 1) * width;\n", ""}},
+     0},
+    {"moved chunk read before its signal",
+     &AG_MOVERS,
+     "ag_gemm",
+     {{"return (chunk + (next >= j->epoch ? 2 : 1)) * #;", "return chunks * #;"}},
+     0},
+    {"next moved chunk taken as come unseen",
+     &AG_MOVERS_LATE,
+     "ag_gemm",
+     {{"next >= j->epoch ? 2 : 1", "2"}},
+     0},
+    {"last chunk of a mover signalled before its stores",
+     &AG_MOVERS,
+     "ag_gemm",
+     {{"  tma_store_wait(0);\n  global_store_release_sys(chunk_word",
+       "  tma_store_wait_read(0);\n  global_store_release_sys(chunk_word"}},
+     0},
+    {"chunk of a mover signalled before its stores",
+     &AG_MOVERS_LONG,
+     "ag_gemm",
+     {{"      tma_store_wait(#);\n      global_store", "      global_store"}},
+     0},
+    {"mover loads a stage that its stores read",
+     &AG_MOVERS_LONG,
+     "ag_gemm",
+     {{"if (n > 0) tma_store_wait_read(1);", ""}},
+     0},
+    {"moved shards without their parity",
+     &AG_MOVERS_LATE,
+     "ag_gemm",
+     {{"j->rank, (i32)(j->epoch & 1));", "j->rank, 0);"},
+      {"? 0 : (i32)(j->epoch & 1);", "? 0 : 0;"}},
      0},
     {"gate forgets which call filled the slot",
      &AG_GRAPH,

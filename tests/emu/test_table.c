@@ -69,6 +69,39 @@ static void streams_keep_their_order(void **state)
   }
 }
 
+/* Every second column of 4, to a packed block; its neighbours stay. */
+static void rows_keep_their_pitch(void **state)
+{
+  (void)state;
+  for (uint64_t seed = 1; seed <= 5; seed++) {
+    CUdeviceptr a, b;
+    CUstream stream;
+    unsigned char host[4096];
+    begin(seed);
+    for (int i = 0; i < 4096; i++) host[i] = (unsigned char)(i / 64);
+    OK(cuMemAlloc(&a, 4096));
+    OK(cuMemAlloc(&b, 4096));
+    OK(cuStreamCreateWithPriority(&stream, CU_STREAM_NON_BLOCKING, 0));
+    OK(cuMemcpyHtoD(a, host, 4096));
+    OK(cuMemsetD8Async(b, 200, 4096, stream));
+    const CUDA_MEMCPY2D copy = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                                .srcDevice = a + 64,
+                                .srcPitch = 256,
+                                .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                                .dstDevice = b,
+                                .dstPitch = 64,
+                                .WidthInBytes = 64,
+                                .Height = 16};
+    OK(cuMemcpy2DAsync(&copy, stream));
+    OK(cuMemcpyDtoHAsync(host, b, 4096, stream));
+    for (int i = 0; i < 4096; i++) assert_int_equal(host[i], i < 1024 ? i / 64 * 4 + 1 : 200);
+    OK(cuStreamDestroy(stream));
+    OK(cuMemFree(a));
+    OK(cuMemFree(b));
+    end();
+  }
+}
+
 static void events_tell_virtual_time(void **state)
 {
   CUdeviceptr a;
@@ -356,6 +389,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(streams_keep_their_order),
+      cmocka_unit_test(rows_keep_their_pitch),
       cmocka_unit_test(events_tell_virtual_time),
       cmocka_unit_test(graphs_fork_and_join),
       cmocka_unit_test(outside_of_the_subset),

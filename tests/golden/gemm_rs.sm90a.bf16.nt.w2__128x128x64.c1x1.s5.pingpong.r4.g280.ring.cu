@@ -2,7 +2,7 @@
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
-//   warp 0        producer: waits for the gate of a shard, loads tiles of A and B by TMA
+//   warp 0        producer: waits at the gate of a peer's rows, loads tiles of A and B by TMA
 //   warp 1        storer: output buffers -> C or a peer's staging, then the tile's signal
 //   warp 2        loader: peers' partial or finished tiles -> output buffers (policies that add or copy)
 //   warp 3        herald: the headers of the call (block 0 of a call on a comm)
@@ -177,6 +177,14 @@ INLINE void tma_load_4d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i
   asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
                " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(dst),
                "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
+               : "memory");
+}
+// To the same offset, and the same barrier's offset, in every block of `mask`.
+INLINE void tma_load_4d_multicast(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i32 z, i32 w, u16 mask)
+{
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+               ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(dst),
+               "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w), "h"(mask)
                : "memory");
 }
 INLINE void tma_store_2d(const tensor_map *map, u32 src, i32 x, i32 y)
@@ -474,7 +482,7 @@ INLINE void signal_tile(const job *j, const tile *t)
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
-// First tile of this block's cluster, and the stride to its next.
+// First tile of this block's cluster, and the stride to its next. Movers have no tiles.
 INLINE u32 first_tile(void) { return block_id() / 1; }
 INLINE u32 tile_stride(void) { return block_count() / 1; }
 
@@ -966,6 +974,14 @@ INLINE void init_barriers(const job *j)
   mbar_init_fence();
 }
 
+// A warp of block 0: the headers of the call.
+INLINE void herald(job *j, u32 lane)
+{
+  if (block_id() != 0 || lane >= 2 || (i32)lane == j->rank) return;
+  j->epoch = call_epoch(j);
+  call_headers(j, (i32)lane);
+}
+
 KERNEL(384, 1) tml_gemm_rs_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g280_ring(
     const GRID_CONSTANT map_table_1 map_a,
     const GRID_CONSTANT map_table_1 map_b,
@@ -1016,10 +1032,7 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g280
     if (warp == 0 && lane == 0) produce(&j);
     if (warp == 1 && lane == 0) store(&j);
     if (warp == 2 && lane == 0) load(&j);
-    if (warp == 3 && block_id() == 0 && lane < 2 && (i32)lane != j.rank) {
-      j.epoch = call_epoch(&j);
-      call_headers(&j, (i32)lane);
-    }
+    if (warp == 3) herald(&j, lane);
   } else {
     regs_increase(224);
     consume(&j, (warp - 4) / 4, thread % 128);

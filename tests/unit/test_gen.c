@@ -285,6 +285,13 @@ static int check_attributes(void *user, const tml_variant *v, const char *reason
     fail_msg("%s: overlap is %d", v->name, v->overlap);
   if (v->kind == TML_KIND_FUSED && v->box_n != (v->tile_n % 64 ? 32 : 64))
     fail_msg("%s: box_n is %d", v->name, v->box_n);
+  int ce = v->pattern == TML_PATTERN_CE, sm = v->pattern == TML_PATTERN_SM;
+  if (v->kind == TML_KIND_FUSED && !ce && v->chunks_k * v->chunks_m != 1)
+    fail_msg("%s: only copies come in chunks", v->name);
+  if ((v->movers > 0) != sm || v->movers % (sm ? v->cluster_m * v->cluster_n : 1) != 0)
+    fail_msg("%s: %d movers", v->name, v->movers);
+  if (sm && (v->move_k % 64 != 0 || v->move_k * v->tile_m != 65536))
+    fail_msg("%s: a chunk of %d columns", v->name, v->move_k);
   *seen |= v->kind == TML_KIND_FUSED ? 1 << v->pattern : 0;
   return 0;
 }
@@ -298,8 +305,8 @@ static void attributes(void **state)
   for (int world = 1; world <= 2; world++)
     assert_int_equal(tml_gen_each(gen, &(tml_filter){.world = world}, check_attributes, &seen),
                      TML_OK);
-  assert_int_equal(seen, 1 << TML_PATTERN_NONE | 1 << TML_PATTERN_CE | 1 << TML_PATTERN_PUSH |
-                             1 << TML_PATTERN_RING | 1 << TML_PATTERN_TWOSHOT);
+  assert_int_equal(seen, 1 << TML_PATTERN_NONE | 1 << TML_PATTERN_CE | 1 << TML_PATTERN_SM |
+                             1 << TML_PATTERN_PUSH | 1 << TML_PATTERN_RING | 1 << TML_PATTERN_TWOSHOT);
   tml_gen_close(gen);
 }
 

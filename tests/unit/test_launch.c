@@ -2,17 +2,22 @@
 #include <pthread.h>
 #include <time.h>
 
+#include "geometry.h"
 #include "plan_fixture.h"
 
-static rig_shape ce3, ce2, push2, ring2, twoshot2, gemm;
+static rig_shape ce3, ce2, along_k, along_m, sm3, sm3_pair, push2, ring2, twoshot2, gemm;
 
 static int find_variants(void **state)
 {
   (void)state;
   ce3 = rig_find("ag_gemm", 3, 128, 128, 1);
   ce2 = rig_find("ag_gemm", 2, 128, 128, 1);
+  along_k = rig_find_like("ag_gemm", 3, 128, 128, 1, "*.kc4.ce");
+  along_m = rig_find_like("ag_gemm", 3, 128, 128, 1, "*.mc2.ce");
+  sm3 = rig_find_like("ag_gemm", 3, 128, 128, 1, "*.x8.sm");
+  sm3_pair = rig_find_like("ag_gemm", 3, 128, 128, 2, "*.x16.sm");
   push2 = rig_find("gemm_rs", 2, 128, 128, 1);
-  ring2 = rig_find_of("*.ring", "gemm_rs", 2, 128, 128, 1);
+  ring2 = rig_find_like("gemm_rs", 2, 128, 128, 1, "*.ring");
   twoshot2 = rig_find("gemm_ar", 2, 128, 128, 1);
   gemm = rig_find("gemm", 1, 128, 256, 2);
   return fake_check_failures();
@@ -60,7 +65,7 @@ static void check_copies(test_bed *rig, const fake_op **op, int64_t m, int slot,
     FAKE_CHECK(signal->kind == FAKE_COPY && signal->bytes == 8);
     FAKE_CHECK(signal->src == comm->pad->at[rig->rank] + 8 * (size_t)(rig->ctx->pad.outbox + slot));
     FAKE_CHECK(signal->dst ==
-               comm->pad->at[d] + 8 * (size_t)(rig->ctx->pad.shard + slot * 8 + rig->rank));
+               comm->pad->at[d] + 8 * (size_t)(rig->ctx->pad.shard + 4 * (slot * 8 + rig->rank)));
     FAKE_CHECK(signal->stream == data->stream && fake_before(data, signal));
   }
 }
@@ -213,6 +218,83 @@ static void capture_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+/* A block of the shard: first row and column, and how many. */
+typedef struct piece {
+  int row, rows, column, columns;
+} piece;
+
+/* One call: the pieces in order to r - 1 and then to r - 2, each before its signal. m = 700: shards of
+ * 234 rows, 232 the last. k = 200: 4 k-tiles. */
+static void check_pieces(test_bed *rig, const char *name, const piece *pieces, int count)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x200", name);
+  CUstream stream = new_stream();
+  tml_args args = rig_args(rig, 700, 0);
+  const fake_op *op[32];
+  FAKE_CHECK_OK(tml_launch(plan, &args, stream));
+  const tml_segment *segment = rig->comm->segment;
+  FAKE_CHECK(after_gate(rig, 0, op, 32) == 6 + 4 * count);
+  for (int i = 0; i < 2 * count; i++) {
+    const piece *p = &pieces[i % count];
+    int d = (rig->rank + 2 - i / count) % 3, rows = rig->rank == 2 ? 232 : 234;
+    size_t at = (size_t)(p->row * 200 + p->column) * 2;
+    const fake_op *data = op[3 + 2 * i], *signal = op[4 + 2 * i];
+    if (rows > p->row + p->rows) rows = p->row + p->rows;
+    rows -= p->row;
+    FAKE_CHECK(data->kind == FAKE_COPY && data->src == rig->buffer[0] + at);
+    FAKE_CHECK(data->dst == segment->block->at[d] + segment->slots_at +
+                                (size_t)rig->comm->rank * 234 * 200 * 2 + at);
+    if (p->columns == 200)
+      FAKE_CHECK(data->rows == 1 && data->bytes == (size_t)rows * 200 * 2);
+    else
+      FAKE_CHECK(data->rows == (size_t)rows && data->bytes == (size_t)p->columns * 2 &&
+                 data->src_pitch == 400 && data->dst_pitch == 400);
+    FAKE_CHECK(signal->kind == FAKE_COPY && signal->bytes == 8 && fake_before(data, signal));
+    FAKE_CHECK(signal->dst == rig->comm->pad->at[d] +
+                                  8 * (size_t)(rig->ctx->pad.shard + 4 * rig->rank + i % count));
+  }
+  close_stream(stream);
+  tml_plan_destroy(plan);
+}
+
+static void along_k_rank(test_bed *rig)
+{
+  static const piece pieces[] = {
+      {0, 234, 0, 64}, {0, 234, 64, 64}, {0, 234, 128, 64}, {0, 234, 192, 8}};
+  check_pieces(rig, along_k.name, pieces, 4);
+}
+
+static void along_m_rank(test_bed *rig)
+{
+  static const piece pieces[] = {{0, 128, 0, 200}, {128, 106, 0, 200}};
+  check_pieces(rig, along_m.name, pieces, 2);
+}
+
+/* Fewer k-tiles or rows than chunks: the rest is neither copied nor signalled. */
+static void few_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x72", along_k.name);
+  tml_plan *other = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x72", along_m.name);
+  CUstream stream = new_stream();
+  tml_args args = rig_args(rig, 4, 0); /* 2, 2 and no rows */
+  const fake_op *op[32];
+  FAKE_CHECK_OK(tml_launch(plan, &args, stream));
+  FAKE_CHECK(after_gate(rig, 0, op, 32) == (rig->rank == 2 ? 6 : 6 + 2 * 2 * 2));
+  FAKE_CHECK_OK(tml_launch(other, &args, stream));
+  FAKE_CHECK(after_gate(rig, 1, op, 32) == (rig->rank == 2 ? 6 : 6 + 2 * 2));
+  close_stream(stream);
+  tml_plan_destroy(plan);
+  tml_plan_destroy(other);
+}
+
+static void test_chunks(void **state)
+{
+  (void)state;
+  rig_run_ranks(3, NULL, NULL, along_k_rank);
+  rig_run_ranks(3, NULL, NULL, along_m_rank);
+  rig_run_ranks(3, NULL, NULL, few_rank);
+}
+
 static void test_ce(void **state)
 {
   (void)state;
@@ -252,6 +334,50 @@ static void persistent_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+static int ops_of(const test_bed *rig)
+{
+  int count = 0;
+  for (int i = 0; i < fake_op_count(); i++) count += fake_op_at(i)->device == rig->rank;
+  return count;
+}
+
+/* Movers, then one block per tile, whole clusters; nothing but the kernel, and rows need not be
+ * packed. */
+static void check_movers(test_bed *rig, const char *name, const unsigned *blocks)
+{
+  const tml_variant variant = rig_variant(rig, name);
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:9000x72x40", name);
+  const int64_t sizes[] = {0, 1, 7, 1000, 9000};
+  for (int i = 0; i < 5; i++) {
+    tml_args args = rig_args(rig, sizes[i], 0);
+    args.lda = 48;
+    if (tml_rows_of(sizes[i], 3, rig->rank) == 0) args.a = NULL;
+    int before = ops_of(rig);
+    FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+    const fake_op *op = rig_op(rig, FAKE_LAUNCH, variant.symbol, i);
+    FAKE_CHECK(op->launch.grid[0] == blocks[i] && is_programmatic(op));
+    FAKE_CHECK(ops_of(rig) == before + 1);
+  }
+  FAKE_CHECK(rig->comm->slot == 0);
+  tml_plan_destroy(plan);
+}
+
+static void moving_rank(test_bed *rig)
+{
+  check_movers(rig, sm3.name, (const unsigned[]){8 + 1, 8 + 1, 8 + 3, 8 + 9, 8 + 72});
+  check_movers(rig, sm3_pair.name, (const unsigned[]){16 + 2, 16 + 2, 16 + 6, 16 + 12, 16 + 72});
+}
+
+/* More tiles than the device holds clusters beside the movers. */
+static void full_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:9000x2048x40", sm3_pair.name);
+  tml_args args = rig_args(rig, 9000, 0);
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "ag_gemm", 0)->launch.grid[0] == 132);
+  tml_plan_destroy(plan);
+}
+
 static void check_sends(test_bed *rig, const char *op_name, const char *problem, const char *name)
 {
   tml_plan *plan = rig_plan(rig, problem, name);
@@ -282,6 +408,8 @@ static void test_kernel(void **state)
   (void)state;
   rig_run_ranks(1, NULL, NULL, gemm_rank);
   rig_run_ranks(1, NULL, NULL, persistent_rank);
+  rig_run_ranks(3, NULL, NULL, moving_rank);
+  rig_run_ranks(3, NULL, NULL, full_rank);
   rig_run_ranks(2, NULL, NULL, sending_rank);
   rig_run_ranks(2, NULL, NULL, ring_rank);
 }
@@ -584,6 +712,7 @@ int main(void)
       cmocka_unit_test(test_kernel),    cmocka_unit_test(test_fingerprint),
       cmocka_unit_test(test_refusals),  cmocka_unit_test(test_broken),
       cmocka_unit_test(test_host_cost), cmocka_unit_test(test_empty),
+      cmocka_unit_test(test_chunks),
   };
   return cmocka_run_group_tests(tests, find_variants, NULL);
 }
