@@ -210,7 +210,7 @@ tml_status tml_bias_run(tml_plan *plan, const tml_args *args, int64_t rows, CUst
  * carry. */
 static tml_status ce_gate(const tml_plan *plan, const tml_call *call, CUstream stream)
 {
-  const tml_kernel *gate = call->key.choice->gate;
+  const tml_kernel *gate = call->key.choice->helper;
   const tml_scalars *s = &call->scalars;
   tml_values values;
   values.rank = s->rank;
@@ -250,8 +250,8 @@ static tml_status ce_push(const tml_plan *plan, const tml_call *call, int peer)
   const tml_pad *pad = &comm->ctx->pad;
   int rank = comm->rank, slot = (int)key->slot;
   size_t line = (size_t)plan->problem.k * TML_ELEMENT_BYTES;
-  CUdeviceptr place = tml_slot_at(key, peer) +
-                      (size_t)rank * (size_t)tml_shard_rows(key->m, comm->world) * line;
+  CUdeviceptr place =
+      tml_slot_at(key, peer) + (size_t)rank * (size_t)tml_shard_rows(key->m, comm->world) * line;
   CUdeviceptr outbox = comm->pad->at[rank] + 8 * (size_t)(pad->outbox + slot);
   CUdeviceptr signal = comm->pad->at[peer] + 8 * (size_t)(pad->shard + 4 * (slot * 8 + rank));
   for (int c = 0; c < variant->chunks_k * variant->chunks_m; c++) {
@@ -327,7 +327,7 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
   } else {
     TRY(enqueue(plan->api, choice->kernel, call->grid, call->params, stream));
   }
-  return tml_gathered_run(plan, args, tml_gathered_at(plan, &key), stream);
+  return tml_gathered_run(plan, args, &key, stream);
 }
 
 static tml_status lt_run(tml_plan *plan, const tml_args *args, CUstream stream)
@@ -337,7 +337,7 @@ static tml_status lt_run(tml_plan *plan, const tml_args *args, CUstream stream)
                             args->lda,          args->ldb,         args->ldc, (uintptr_t)args->a,
                             (uintptr_t)args->b, (uintptr_t)args->c};
   TRY(tml_lt_launch(plan->comm, &gemm, stream));
-  TRY(tml_gathered_run(plan, args, 0, stream));
+  TRY(tml_gathered_run(plan, args, NULL, stream));
   return tml_bias_run(plan, args, args->m, stream);
 }
 

@@ -34,10 +34,6 @@ static inline CUdeviceptr tml_slot_at(const tml_call_key *key, int r)
   return segment->block->at[r] + segment->slots_at + (size_t)key->slot * segment->bytes.slots;
 }
 
-/* Where all shards of the gathered A but this rank's lie when the kernel of the call has ended, packed, at
- * their places in A; 0: the pattern brings none. */
-CUdeviceptr tml_gathered_at(const tml_plan *plan, const tml_call_key *key);
-
 typedef struct tml_call {
   tml_call_key key;
   tml_scalars scalars;

@@ -140,7 +140,7 @@ function M.derive(v)
     staged = v.comm == "sm", -- the peers' rows of A are read from staging
     params = names, signature = params.signature(names, counts),
     fields = params.fields(names, counts), map_lengths = params.map_lengths(names, counts),
-    requires = v.comm == "ce" and { "gate" } or {},
+    requires = v.comm == "ce" and { "gate" } or v.comm == "sm" and { "collect" } or {},
   }
 end
 

@@ -39,7 +39,7 @@ static const shape AR_SYMMETRIC = {
 static const shape AG = {
     "ag_gemm:bf16:nt:w2:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
 static const shape AG_GRAPH = {
-    "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0, 0, 0};
+    "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*kc2.ce", 1, 6, -1, 0, 0, 0};
 
 /* One call, replayed: the same slot every time. */
 static const shape AG_GATHERED = {

@@ -306,7 +306,8 @@ static void attributes(void **state)
     assert_int_equal(tml_gen_each(gen, &(tml_filter){.world = world}, check_attributes, &seen),
                      TML_OK);
   assert_int_equal(seen, 1 << TML_PATTERN_NONE | 1 << TML_PATTERN_CE | 1 << TML_PATTERN_SM |
-                             1 << TML_PATTERN_PUSH | 1 << TML_PATTERN_RING | 1 << TML_PATTERN_TWOSHOT);
+                             1 << TML_PATTERN_PUSH | 1 << TML_PATTERN_RING |
+                             1 << TML_PATTERN_TWOSHOT);
   tml_gen_close(gen);
 }
 

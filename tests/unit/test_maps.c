@@ -273,8 +273,8 @@ static void test_cache(void **state) { (void)state, both_boxes(1, cache_rank); }
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_gemm), cmocka_unit_test(test_ag),   cmocka_unit_test(test_sm),
-      cmocka_unit_test(test_rs),   cmocka_unit_test(test_ring), cmocka_unit_test(test_ar),
+      cmocka_unit_test(test_gemm),   cmocka_unit_test(test_ag),    cmocka_unit_test(test_sm),
+      cmocka_unit_test(test_rs),     cmocka_unit_test(test_ring),  cmocka_unit_test(test_ar),
       cmocka_unit_test(test_direct), cmocka_unit_test(test_cache),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
