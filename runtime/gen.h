@@ -84,7 +84,8 @@ typedef struct tml_variant {
   int world;
   tml_pattern pattern;
   int tile_m, tile_n, tile_k; /* of one CTA */
-  int cluster_m, cluster_n, stages;
+  int cluster_m, cluster_n, split; /* blocks of a cluster: the product; split: parts of k */
+  int stages;
   int box_a, box_b, box_c; /* rows of the TMA boxes of A, B and outputs; A, B: tile_k columns */
   int box_n;               /* columns of the output box: 64 or 32 */
   int threads;

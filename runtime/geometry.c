@@ -8,6 +8,12 @@ static size_t packed_bytes(int world, int64_t m, int64_t columns)
   return (size_t)world * (size_t)tml_shard_rows(m, world) * (size_t)columns * TML_ELEMENT_BYTES;
 }
 
+int tml_cluster_blocks(const tml_variant *v)
+{
+  int blocks = v->cluster_m * v->cluster_n * v->split;
+  return blocks > 0 ? blocks : 1;
+}
+
 int64_t tml_clusters(const tml_kernel *kernel, const tml_problem *problem, int64_t m)
 {
   const tml_variant *v = &kernel->variant;

@@ -320,7 +320,7 @@ static int start_threads(const ranks_options *options, int world, ranks_main mai
 
 int ranks_world(const ranks_options *options, const ranks_machine *machine)
 {
-  int rank, world, local;
+  int rank, world = 0, local;
   if (launcher_numbers(&rank, &world, &local) > 0) return world;
   if (options->world) return options->world;
   return machine->devices > TML_MAX_WORLD ? TML_MAX_WORLD : machine->devices;

@@ -252,7 +252,7 @@ static void thread_left(emu_thread *self)
   if (cta->live > 0) return;
   if (cta->loads > 0) {
     emu_hazard_here(EMU_MISUSE, 0,
-                    "the block ended while %u TMA loads were on their way into its shared memory",
+                    "the block ended while %u asynchronous writes were on their way into its shared memory",
                     cta->loads);
   }
   --cta->cluster->left;
