@@ -3,13 +3,14 @@
 --
 -- One producer warpgroup (TMA loads; storer, loader and herald warps beside it) and two consumer
 -- warpgroups. Schedule coop: they share every tile, half its rows each. pingpong: each takes every
--- second tile, so that its epilogue runs under the other's tensor cores.
+-- second tile, so that its epilogue runs under the other's tensor cores. Split: blocks of a cluster
+-- compute parts of k of the same tile.
 local params = require "params"
 
 local M = { template = "kernel/ws_sm90a.cu.in", arch = "sm_90a" }
 
 local CONSUMERS = 2  -- consumer warpgroups
-local SUB = 64       -- rows of an output buffer
+local SUB = 64       -- rows of an output buffer, of a tile that is not split
 local GROUP = 8      -- m-blocks that a raster group walks before the next column of tiles
 local STAGES = { 3, 4, 5, 6 }
 local MOST_BLOCKS = 4 -- of a cluster: larger ones leave SMs of a GPC idle
@@ -103,7 +104,8 @@ function M.derive(v)
   local words = bars + 8 * barrier_count(v, v.stages, v.ring)
   local turn = bars + 16 * v.stages + 24 * CONSUMERS * v.ring
   return {
-    BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, SPLIT = v.split, CL = cm * cn * v.split, STAGES = v.stages, GROUP = GROUP,
+    BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, SPLIT = v.split, CL = cm * cn * v.split,
+    STAGES = v.stages, GROUP = GROUP,
     CONSUMERS = CONSUMERS, RING = v.ring, SUB = box_rows(v), PART = part_columns(v),
     pingpong = v.schedule == "pingpong", MI = row_blocks(v),
     PACE = v.pace,
@@ -138,6 +140,10 @@ function M.refuse(v, arch)
   local accumulators = rows * v.tile[2] // 128
   if accumulators > 192 then
     return ("registers: %d accumulators a thread leave no room for the epilogue"):format(
+      accumulators)
+  end
+  if accumulators > 160 and (v.comm == "push" or v.comm == "twoshot") then
+    return ("registers: %d accumulators a thread leave no room for the sum of partials"):format(
       accumulators)
   end
   if v.split > 1 then

@@ -36,6 +36,10 @@ static const shape AG = {
 static const shape AG_GRAPH = {
     "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0};
 
+/* Four parts of k, one of them empty; one cluster does several tiles. */
+static const shape SPLIT = {
+    "gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*", 1, 0, -1, 0};
+
 typedef struct mutant {
   const char *name;
   const shape *shape;
@@ -169,6 +173,26 @@ static const mutant mutants[] = {
      &AG_GRAPH,
      "__gate",
      {{"global_store_relaxed_sys(own + 8 * (u64)(# + slot), epoch);", ""}},
+     0},
+    {"sums of a split tile read before they came",
+     &SPLIT,
+     "gemm",
+     {{"  mbar_wait_cluster(bar, turn & 1);\n", ""}},
+     0},
+    {"sums of the next tile sent without credit",
+     &SPLIT,
+     "gemm",
+     {{"  if (turn > 0) mbar_wait_cluster(credit(j, group), (turn & 1) ^ 1);\n", ""}},
+     0},
+    {"credit without a release",
+     &SPLIT,
+     "gemm",
+     {{"mbar_arrive_cluster_release(", "mbar_arrive_cluster("}},
+     0},
+    {"empty part of k sends what is in its registers",
+     &SPLIT,
+     "gemm",
+     {{"    if (k_tiles == 0) for (e = 0; e < #; ++e) acc[e] = 0.0f;\n", ""}},
      0},
     {"driver: signal copied before the shard", &AG, "", {{NULL, NULL}}, TML_EMU_SIGNAL_FIRST},
     {"driver: events order nothing", &AG, "", {{NULL, NULL}}, TML_EMU_NO_WAIT_EVENT},

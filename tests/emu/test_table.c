@@ -224,6 +224,33 @@ static void mixed_graphs(void **state)
   }
 }
 
+/* Parts of k summed by clusters: many tiles of one cluster, parts without k-tiles, any schedule, and
+ * the same bits under all of them. */
+static void split_tiles(void **state)
+{
+  static const char *const cases[][2] = {
+      {"gemm:bf16:nt:w1:137x328x264:bias", "*__128x160x64.c1x1.k4.*"},
+      {"gemm:fp16:nt:w1:70x264x136", "*__128x128x64.c1x1.k4.*"},
+      {"gemm:bf16:nt:w1:300x264x72", "*__128x128x64.c2x1.k2.*"},
+      {"gemm:bf16:nt:w1:9x520x8:bias", "*__128x192x64.c1x2.k2.*r2"},
+      {"gemm:bf16:nt:w1:300x136x200", "*__256x128x64.c1x1.k2.*"},
+      {"ag_gemm:bf16:nt:w3:41x264x136", "*__128x128x64.c1x1.k4.*"},
+      {"ag_gemm:fp16:nt:w2:300x264x72:bias", "*__128x160x64.c1x1.k2.*"}};
+  static bed_result r;
+  char why[2 * BED_TEXT];
+  (void)state;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    uint64_t hash = 0;
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+      bed_case c = bed_of(cases[i][0], cases[i][1], 1, seed);
+      bed_run(&c, &r);
+      if (!bed_good(&c, &r, why, sizeof why)) fail_msg("%s: %s", cases[i][1], why);
+      if (seed > 1) assert_int_equal(r.hash, hash);
+      hash = r.hash;
+    }
+  }
+}
+
 /* A grid of the copy pattern that is larger than what is resident. */
 static void few_are_resident(void **state)
 {
@@ -306,6 +333,7 @@ int main(void)
       cmocka_unit_test(no_compiler),
       cmocka_unit_test(same_seed_same_run),
       cmocka_unit_test(mixed_graphs),
+      cmocka_unit_test(split_tiles),
       cmocka_unit_test(few_are_resident),
       cmocka_unit_test(late_peers),
       cmocka_unit_test(stopped_rank),
