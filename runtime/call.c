@@ -145,8 +145,8 @@ static tml_status make(const tml_plan *plan, const tml_call_key *key, tml_call *
   const tml_kernel *kernel = key->choice->kernel;
   const tml_variant *variant = &kernel->variant;
   call->key = *key;
-  call->grid = (unsigned)(tml_clusters(kernel, &plan->problem, key->m) *
-                          tml_cluster_blocks(variant));
+  call->grid =
+      (unsigned)(tml_clusters(kernel, &plan->problem, key->m) * tml_cluster_blocks(variant));
   fill_scalars(plan, call);
   fill_params(call);
   return tml_maps_encode(plan, key, call->maps);

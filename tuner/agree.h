@@ -4,17 +4,23 @@
 
 #include "rig.h"
 
-#define AGREE_MAX 28 /* candidates of one problem: they travel in one group operation */
+#define AGREE_MAX 1024 /* candidates of one problem */
+
+typedef struct candidate {
+  char name[TML_NAME_BYTES];
+  double model_us;
+  int64_t position; /* by the model, among the generated: 1, 2, ...; 0: a library */
+} candidate;
 
 typedef struct candidates {
   int32_t count, skip; /* skip: rank 0 says that there is nothing to do */
-  char names[AGREE_MAX][TML_NAME_BYTES];
+  candidate at[AGREE_MAX];
 } candidates;
 
-/* Local and pure: the model's best `top` and every library variant that serves the problem, without
- * `banned` (NULL or a name). */
+/* Local: the model's best `top` and every library variant that serves the problem, cheapest first.
+ * loadable: NULL, or a context: what it would have to compile does not count. */
 tml_status agree_choose(tml_gen *gen, const char *arch, const tml_problem *problem,
-                        const tml_machine *machine, int top, candidates *out);
+                        const tml_machine *machine, int top, tml_ctx *loadable, candidates *out);
 void agree_ban(candidates *list, const char *name);
 /* Collective: rank 0's list, and rank 0's status, go to all. */
 tml_status agree_share(rig *r, tml_status mine, candidates *list);

@@ -6,11 +6,13 @@
 
 #include "../runtime/status.h"
 #include "commands.h"
+#include "device.h"
 #include "progress.h"
 
 typedef struct bench_options {
   rig_options rig;
   problems list;
+  bench_peers peers;
   const char *regime, *json, *out, *commit;
   int rounds;
   double sustained_ms;
@@ -22,6 +24,7 @@ typedef struct bencher {
   rig r;
   const bench_options *o;
   bench_facts facts;
+  table_column columns[BENCH_COLUMNS];
   table *rows;
   bench_row *all;
   size_t count;
@@ -36,12 +39,13 @@ static tml_status see_facts(bencher *b)
   b->facts.lt = api->has_lt ? api->lt.p_cublasLtGetVersion() : 0;
   TRY(CU(api, cuDriverGetVersion, (&b->facts.driver)));
   if (api->has_nccl) TRY(NC(api, GetVersion, (&b->facts.nccl)));
-  return bench_link(&b->r, &b->facts.link_gbs);
+  return bench_link(&b->r, &b->facts.link);
 }
 
-static void keep_rows(bencher *b, const bench_row *rows, int count)
+static void keep_rows(bencher *b, bench_row *rows, int count)
 {
   for (int i = 0; i < count; i++) {
+    rows[i].peer = peers_best(&b->o->peers, &rows[i].problem, rows[i].regime);
     b->all[b->count++] = rows[i];
     bench_add_row(b->rows, &rows[i]);
   }
@@ -60,8 +64,8 @@ static tml_status bench_all(bencher *b)
     char text[PROBLEM_TEXT_BYTES];
     tml_problem_print(&list->at[i], text, sizeof text);
     if (b->bar.tty) progress_step(&b->bar, (int)i, (int)list->count, "%s", text);
-    tml_status status = bench_problem(&b->r, &list->at[i], b->o->regimes, b->o->regime_count,
-                                      b->facts.link_gbs, rows);
+    tml_status status =
+        bench_problem(&b->r, &list->at[i], b->o->regimes, b->o->regime_count, &b->facts.link, rows);
     if (status == TML_UNSUPPORTED || status == TML_MEMORY || status == TML_MISS) {
       if (b->r.rank == 0) cli_fail_status(status, text); /* agreed on: the next problem may do */
       continue;
@@ -72,22 +76,30 @@ static tml_status bench_all(bencher *b)
   return TML_OK;
 }
 
-static int finish(bencher *b)
+static int write_files(const bencher *b, const table *means)
 {
   const bench_options *o = b->o;
   char json[512], markdown[512];
   int code = CLI_OK;
+  if (o->json) code = bench_write(o->json, NULL, b->rows, means, &b->facts, o->regime, o->commit);
+  if (!o->out || code) return code;
+  snprintf(json, sizeof json, "%s.json", o->out);
+  snprintf(markdown, sizeof markdown, "%s.md", o->out);
+  code = bench_write(json, markdown, b->rows, means, &b->facts, o->regime, o->commit);
+  if (!code) printf("wrote %s and %s\n", json, markdown);
+  return code;
+}
+
+static int finish(bencher *b)
+{
+  const bench_options *o = b->o;
   if (b->r.rank != 0) return CLI_OK;
   progress_clear(&b->bar);
-  bench_print_means(b->all, b->count, stdout);
-  if (o->json)
-    code = bench_write(o->json, NULL, b->rows, b->all, b->count, &b->facts, o->regime, o->commit);
-  if (o->out && !code) {
-    snprintf(json, sizeof json, "%s.json", o->out);
-    snprintf(markdown, sizeof markdown, "%s.md", o->out);
-    code = bench_write(json, markdown, b->rows, b->all, b->count, &b->facts, o->regime, o->commit);
-    if (!code) printf("wrote %s and %s\n", json, markdown);
-  }
+  table *means = bench_means_table(b->all, b->count);
+  putchar('\n');
+  table_print(means, stdout);
+  int code = write_files(b, means);
+  table_free(means);
   size_t wanted = o->list.count * (size_t)o->regime_count;
   if (b->count < wanted)
     return cli_fail("%zu of %zu rows were not measured", wanted - b->count, wanted);
@@ -99,7 +111,8 @@ static int rank_main(const ranks_env *env, void *user)
   bencher b = {.o = user};
   tml_status status = rig_open(&b.r, env, &b.o->rig);
   if (status != TML_OK) return rig_fail(env, status, "bench");
-  b.rows = table_create(bench_columns, bench_column_count);
+  bench_columns(b.o->peers.count > 0, b.columns);
+  b.rows = table_create(b.columns, BENCH_COLUMNS);
   b.all = calloc(2 * b.o->list.count, sizeof *b.all);
   progress_begin(&b.bar, b.r.rank != 0);
   status = b.all ? bench_all(&b) : tml_fail(TML_MEMORY, "out of memory");
@@ -121,7 +134,11 @@ static int choose_regimes(bench_options *o)
     return cli_usage("bench", "--rounds %d: choose 1 to %d", o->rounds, MEASURE_MAX_ROUNDS);
   if (!(o->sustained_ms >= 1 && o->sustained_ms <= 10000))
     return cli_usage("bench", "--sustained-ms %g: choose 1 to 10000", o->sustained_ms);
-  if (burst || both) o->regimes[o->regime_count++] = (regime){0, o->rounds, 0};
+  if (burst || both) {
+    regime how = MEASURE_BURST;
+    how.rounds = o->rounds;
+    o->regimes[o->regime_count++] = how;
+  }
   if (sustained || both) {
     regime how = MEASURE_SUSTAINED; /* its rounds are few: each is 2 windows long */
     how.sustained_ms = o->sustained_ms;
@@ -141,13 +158,15 @@ static int run(bench_options *o)
   if (o->list.count == 0)
     return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
   if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
-  return ranks_run(&how, &machine, rank_main, o);
+  int code = ranks_run(&how, &machine, rank_main, o);
+  size_t reports = device_reports();
+  return reports ? cli_fail("the emulator reports %zu hazards", reports) : code;
 }
 
 int cmd_bench(int argc, char **argv)
 {
   bench_options o = {.regime = "burst", .rounds = 7, .sustained_ms = 100};
-  const char *file = NULL;
+  const char *file = NULL, *peers = NULL;
   const cli_option options[] = {
       {"--problems", "-p", CLI_TEXT, &file, "FILE", "one problem a line, # starts a comment"},
       {"--regime", NULL, CLI_TEXT, &o.regime, "NAME",
@@ -156,6 +175,9 @@ int cmd_bench(int argc, char **argv)
       {"--rounds", NULL, CLI_INT, &o.rounds, "N", "timed rounds of a burst; default 7"},
       {"--sustained-ms", NULL, CLI_REAL, &o.sustained_ms, "MS",
        "load before and inside a sustained window; default 100"},
+      {"--peers", NULL, CLI_TEXT, &peers, "FILE",
+       "compare with times of others: a JSON list of {\"problem\": TEXT, NAME: microseconds, ...}; "
+       "\"gemm\" is the GEMM alone; \"regime\" may be absent if one is timed"},
       {"--json", NULL, CLI_TEXT, &o.json, "FILE", "write machine, means and rows as JSON"},
       {"--out", "-o", CLI_TEXT, &o.out, "NAME", "write NAME.json and NAME.md"},
       {"--commit", NULL, CLI_TEXT, &o.commit, "TEXT",
@@ -187,8 +209,10 @@ int cmd_bench(int argc, char **argv)
   if (!code) code = problems_read(&o.list, "bench", &operands, file);
   if (!code && o.list.count == 0)
     code = cli_usage("bench", "say what to time: problems or --problems FILE");
+  if (!code && peers) code = peers_read(&o.peers, peers, o.regime_count == 1 ? o.regime : NULL);
   if (!code) code = run(&o);
   problems_free(&o.list);
+  peers_free(&o.peers);
   free(operands.at);
   return code;
 }

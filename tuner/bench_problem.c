@@ -87,8 +87,10 @@ static tml_status make_plans(run *b, const tml_problem *p)
   tml_problem gemm = problems_gemm_of(p);
   char lt[TML_NAME_BYTES];
   TRY(make_plan(b, &b->pick, p, NULL));
-  TRY(vote(b, find_lt(b->r, &gemm, lt), "finding cublaslt"));
-  TRY(make_plan(b, &b->lt, &gemm, lt));
+  if (b->r->api->has_lt) {
+    TRY(vote(b, find_lt(b->r, &gemm, lt), "finding cublaslt"));
+    TRY(make_plan(b, &b->lt, &gemm, lt));
+  }
   TRY(vote(b, find_own(b->r, &gemm, b->own_name), "finding the own GEMM"));
   return make_plan(b, &b->own, &gemm, b->own_name);
 }
@@ -99,14 +101,16 @@ static void set_column(run *b, int i, calls_kind kind, tml_plan *plan)
   b->columns[i] = (column){.run = calls_run, .user = &b->calls[i], .us = INFINITY};
 }
 
-/* A plain GEMM has no unfused column: cuBLASLt is what a user has. */
+/* A plain GEMM has no unfused column: cuBLASLt is what a user has. Without cuBLASLt, as on the
+ * emulator, its columns stay empty. */
 static tml_status capture_all(run *b, const tml_problem *p)
 {
   set_column(b, PICK, CALLS_PLAN, b->pick);
   set_column(b, LT, CALLS_ALONE, b->lt);
   set_column(b, UNFUSED, CALLS_UNFUSED, b->lt);
   set_column(b, OWN, CALLS_UNFUSED, b->own);
-  b->columns[UNFUSED].dropped = p->op == TML_GEMM;
+  b->columns[LT].dropped = !b->lt;
+  b->columns[UNFUSED].dropped = !b->lt || p->op == TML_GEMM;
   for (int i = 0; i < COLUMNS; i++) {
     column *c = &b->columns[i];
     if (c->dropped) continue;
@@ -146,33 +150,25 @@ static tml_status see_host(run *b, double *us)
   return rig_wait(b->r, 10);
 }
 
-/* No schedule is faster than the GEMM alone, nor than its bytes over the link. */
-static double bound_of(const tml_problem *p, double lt_us, double link_gbs)
-{
-  int64_t shard = (p->m + p->world - 1) / p->world;
-  double width = p->op == TML_AG_GEMM ? (double)p->k : (double)p->n;
-  double bytes = (p->world - 1) * (double)shard * width * 2;
-  if (p->op == TML_GEMM || !(link_gbs > 0)) return lt_us;
-  if (p->op == TML_GEMM_AR) bytes *= 2;
-  return fmax(lt_us, bytes / link_gbs * 1e-3);
-}
-
 static tml_status measure_regimes(run *b, const tml_problem *p, const regime *regimes, int count,
-                                  double link_gbs, bench_row *rows)
+                                  const bench_link_rates *link, bench_row *rows)
 {
+  const char *name = tml_plan_variant(b->pick, p->m);
+  tml_variant picked;
+  TRY(vote(b, tml_gen_variant(b->r->gen, name, &picked), "looking at the pick"));
   for (int i = 0; i < count; i++) {
     bench_row *row = &rows[i];
-    const char *name = tml_plan_variant(b->pick, p->m);
     TRY(measure_run(b->r, b->columns, COLUMNS, regimes[i]));
     *row =
         (bench_row){.problem = *p, .regime = regimes[i].sustained_ms > 0 ? "sustained" : "burst"};
-    snprintf(row->variant, sizeof row->variant, "%s", name ? name : "-");
+    memcpy(row->variant, picked.name, TML_NAME_BYTES);
+    row->missed = picked.kind == TML_KIND_LIBRARY;
     memcpy(row->own, b->own_name, TML_NAME_BYTES);
     row->us = b->columns[PICK].us;
-    row->lt_us = b->columns[LT].us;
-    row->unfused_us = p->op == TML_GEMM ? NAN : b->columns[UNFUSED].us;
+    row->lt_us = b->lt ? b->columns[LT].us : NAN;
+    row->unfused_us = b->lt && p->op != TML_GEMM ? b->columns[UNFUSED].us : NAN;
     row->own_us = b->columns[OWN].us;
-    row->bound_us = bound_of(p, row->lt_us, link_gbs);
+    row->bound_us = bench_bound(p, row->lt_us, link, &picked);
     TRY(vote(b, see_clock(b, &regimes[i], &row->mhz), "replays for the clock"));
     TRY(vote(b, see_host(b, &row->host_us), "launches for the host's cost"));
   }
@@ -180,7 +176,7 @@ static tml_status measure_regimes(run *b, const tml_problem *p, const regime *re
 }
 
 tml_status bench_problem(rig *r, const tml_problem *problem, const regime *regimes, int count,
-                         double link_gbs, bench_row *rows)
+                         const bench_link_rates *link, bench_row *rows)
 {
   run *b = calloc(1, sizeof *b);
   tml_status status = TML_OK;
@@ -192,7 +188,7 @@ tml_status bench_problem(rig *r, const tml_problem *problem, const regime *regim
            done);
   TRY_GOTO(vote(b, data_fill(r, &b->d, 1), "making inputs"), done);
   TRY_GOTO(capture_all(b, problem), done);
-  status = measure_regimes(b, problem, regimes, count, link_gbs, rows);
+  status = measure_regimes(b, problem, regimes, count, link, rows);
 done:
   measure_free(r, b->columns, COLUMNS);
   tml_plan_destroy(b->pick);
@@ -200,41 +196,5 @@ done:
   tml_plan_destroy(b->own);
   data_free(r, &b->d);
   free(b);
-  return status;
-}
-
-static tml_status time_copies(rig *r, const tml_block *block, size_t bytes, float *ms)
-{
-  int next = (r->rank + 1) % r->world;
-  *ms = INFINITY;
-  for (int i = 0; i < 5; i++) {
-    float one = 0;
-    TRY(tml_group_barrier(r->comm->group));
-    TRY(rig_delay(r));
-    TRY(rig_barrier(r));
-    TRY(CU(r->api, cuEventRecord, (r->start, r->stream)));
-    TRY(CU(r->api, cuMemcpyDtoDAsync, (block->at[next], block->at[r->rank], bytes, r->stream)));
-    TRY(CU(r->api, cuEventRecord, (r->stop, r->stream)));
-    TRY(rig_wait(r, 10));
-    TRY(CU(r->api, cuEventElapsedTime, (&one, r->start, r->stop)));
-    if (one < *ms) *ms = one;
-  }
-  return TML_OK;
-}
-
-tml_status bench_link(rig *r, double *gbs)
-{
-  const size_t bytes = (size_t)128 << 20;
-  tml_block *block = NULL;
-  float ms = 0;
-  *gbs = NAN;
-  if (r->world == 1) return TML_OK;
-  TRY(tml_block_create(r->comm, bytes, &block));
-  tml_status status = time_copies(r, block, bytes, &ms);
-  status = tml_group_vote(r->comm->group, status, "timing the link");
-  double slowest = ms;
-  if (status == TML_OK) status = tml_group_max(r->comm->group, &slowest, 1);
-  if (status == TML_OK) *gbs = (double)bytes / slowest * 1e-6;
-  tml_block_free(r->comm, block);
   return status;
 }

@@ -96,19 +96,52 @@ static tml_status run_problem(tally *n, rig *r, const check_options *o, const tm
   return status;
 }
 
+static void print_stress(const check_stress_result *s)
+{
+  printf("stress: %d calls of %d plans, %d of them distinct, %d delayed, seed %llu, %.0f s; ",
+         s->calls, s->plans, s->distinct, s->delayed, (unsigned long long)s->seed, s->seconds);
+  printf(
+      "worst relative error %.2e; device memory %.1f MB + %.0f bytes, host %.1f MB + %.1f MB: %s\n",
+      s->relative, s->device_bytes * 1e-6, s->device_growth, s->host_bytes * 1e-6,
+      s->host_growth * 1e-6, *s->why ? "WRONG" : "all bits as alone");
+}
+
+/* The head of the JSON: {"stress": {...}, "rows": the table}. */
+static cJSON *stress_json(const check_stress_result *s)
+{
+  cJSON *head = cJSON_CreateObject(), *object = cJSON_AddObjectToObject(head, "stress");
+  cJSON_AddNumberToObject(object, "calls", s->calls);
+  cJSON_AddNumberToObject(object, "plans", s->plans);
+  cJSON_AddNumberToObject(object, "distinct", s->distinct);
+  cJSON_AddNumberToObject(object, "delayed", s->delayed);
+  cJSON_AddNumberToObject(object, "seed", (double)s->seed);
+  cJSON_AddNumberToObject(object, "seconds", s->seconds);
+  cJSON_AddNumberToObject(object, "relative", s->relative); /* INFINITY becomes null */
+  cJSON_AddNumberToObject(object, "device_bytes", s->device_bytes);
+  cJSON_AddNumberToObject(object, "device_growth", s->device_growth);
+  cJSON_AddNumberToObject(object, "host_bytes", s->host_bytes);
+  cJSON_AddNumberToObject(object, "host_growth", s->host_growth);
+  cJSON_AddNumberToObject(object, "passed", !*s->why);
+  cJSON_AddStringToObject(object, "why", s->why);
+  return head;
+}
+
 static int finish(const check_options *o, tally *n, const rig *r, const char *graphs,
-                  const char *copies)
+                  const char *copies, const check_stress_result *stress)
 {
   int code = CLI_OK;
-  if (r->rank != 0) return n->failed ? CLI_FAILED : CLI_OK;
+  if (r->rank != 0) return n->failed || *stress->why ? CLI_FAILED : CLI_OK;
   progress_clear(&n->bar);
   if (*graphs) printf("%s\n", graphs);
   if (*copies) printf("%s\n", copies);
+  if (stress->calls) print_stress(stress);
   if (n->passed + n->failed)
     printf("%d passed, %d failed in %.0f s\n", n->passed, n->failed, progress_seconds(&n->bar));
-  if (o->json) code = table_write_json(n->rows, o->json, NULL, NULL);
+  if (o->json)
+    code = table_write_json(n->rows, o->json, stress->calls ? stress_json(stress) : NULL, "rows");
   if (n->failed) code = cli_fail("%d of %d checks failed", n->failed, n->passed + n->failed);
-  if (!*graphs && !*copies && n->passed + n->failed == 0)
+  if (*stress->why) code = cli_fail("stress: %s", stress->why);
+  if (!*graphs && !*copies && !stress->calls && n->passed + n->failed == 0)
     code = cli_fail("nothing was checked: no variant matches \"%s\"", o->glob ? o->glob : "");
   return code;
 }
@@ -119,6 +152,7 @@ static int rank_main(const ranks_env *env, void *user)
   rig r;
   tally n = {0};
   char graphs[200] = "", copies[200] = "";
+  check_stress_result stress = {0};
   tml_status status = rig_open(&r, env, &o->rig);
   if (status != TML_OK) return rig_fail(env, status, "check");
   r.host_inputs = o->host_inputs;
@@ -134,16 +168,28 @@ static int rank_main(const ranks_env *env, void *user)
   }
   if (status == TML_OK && o->graphs) status = check_graphs(&r, o->graphs, graphs, sizeof graphs);
   if (status == TML_OK && o->copies) status = check_copies(&r, copies, sizeof copies);
+  if (status == TML_OK && o->stress) status = check_stress(&r, o, &stress); /* last: it seals */
   progress_clear(&n.bar);
-  int code = status == TML_OK ? finish(o, &n, &r, graphs, copies) : rig_fail(env, status, "check");
+  int code = status == TML_OK ? finish(o, &n, &r, graphs, copies, &stress)
+                              : rig_fail(env, status, "check");
   table_free(n.rows);
   rig_close(&r, status == TML_OK);
   return code;
 }
 
+/* What a soak mixes: the problems that were given, or its own. */
+static void choose_stressed(check_options *o, int world)
+{
+  for (size_t i = 0; i < o->list.count; i++) problems_add(&o->stressed, &o->list.at[i]);
+  problems_keep_world(&o->stressed, world);
+  o->stress_cover = o->list.count == 0;
+  if (o->stress_cover) problems_stress(&o->stressed, world, device_emulated());
+}
+
 /* What to check, once the world is known. */
 static int choose_problems(check_options *o, int world, int suite)
 {
+  if (o->stress) choose_stressed(o, world);
   if (suite && device_emulated())
     problems_suite_small(&o->list, world);
   else if (suite)
@@ -171,6 +217,7 @@ static int run_seed(check_options *o, const ranks_options *how, const ranks_mach
                     int seed)
 {
   char speed[100];
+  o->rig.seed = seed;
   int code = ranks_run(how, machine, rank_main, o);
   if (o->rotate) o->rotate += (int)o->list.count + 1;
   size_t reports = device_reports();
@@ -243,7 +290,8 @@ int cmd_check(int argc, char **argv)
        "pace "
        "and pattern has run, with each op and type"},
       {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
-       "200 replays of captured graphs of mixed ops with changing inputs, against eager calls"},
+       "graphs of 41 and 40 calls of mixed ops, replayed 201 times (on the emulator 3) with "
+       "changing inputs, against eager calls bit by bit"},
       {"--host-inputs", NULL, CLI_FLAG, &o.host_inputs, NULL,
        "inputs are made by the host, as for the emulator: then hashes of both can be compared"},
       {"--outputs", NULL, CLI_TEXT, &o.outputs, "DIR",
@@ -253,6 +301,14 @@ int cmd_check(int argc, char **argv)
       {"--copies", NULL, CLI_FLAG, &o.copies, NULL,
        "copies between GPUs and their signals make progress beside a grid that waits for them on "
        "every SM"},
+      {"--stress", NULL, CLI_INT, &o.stress, "N",
+       "a soak: N calls back to back on one comm, of the given problems (or of a built-in set of "
+       "all ops), "
+       "with random m and inputs and random delays of ranks, drawn from --seed; each output must "
+       "have the "
+       "bits of the same call alone, which is compared with the reference first (picks of nccl "
+       "too, "
+       "though NCCL promises no bits: see TIDEMILL_STRICT); memory must not grow"},
       {"--inject", NULL, CLI_TEXT, &o.inject, "FAULT",
        "one rank misbehaves, the others must name it: die:before-first, die:between, die:inside "
        "(SIGKILL), absent (never started), mismatch:m, mismatch:n, mismatch:op"},
@@ -274,25 +330,28 @@ int cmd_check(int argc, char **argv)
       options,
       sizeof options / sizeof *options,
       "  tidemill check --bank h200.bank --world 2 --suite --graphs\n"
+      "  tidemill check --bank h200.bank --world 2 --stress 10000 --seed 7\n"
       "  tidemill check --world 2 --variants '*' gemm_rs:bf16:nt:w2:777x1024x512:bias\n"
       "  tidemill check --world 2 --inject die:inside --timeout 3\n"};
   cli_list operands;
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
-  o.graphs = graphs ? 200 : 0;
   code = rig_check_options("check", &o.rig);
+  if (graphs) o.graphs = device_emulated() ? 2 : 134;
   if (!o.reps) o.reps = device_emulated() ? 2 : 50;
   if (!code && o.seeds < 1) code = cli_usage("check", "--seeds %d: at least 1", o.seeds);
   if (!code && o.reps < 1) code = cli_usage("check", "--reps %d: at least 1", o.reps);
   if (!code && o.inject && !check_inject_known(o.inject))
     code = cli_usage("check", "--inject %s is not a fault that can be injected", o.inject);
   if (!code) code = problems_read(&o.list, "check", &operands, file);
-  if (!code && !suite && !graphs && !o.copies && !o.inject && o.list.count == 0)
+  if (!code && o.stress < 0) code = cli_usage("check", "--stress %d: a number of calls", o.stress);
+  if (!code && !suite && !graphs && !o.copies && !o.stress && !o.inject && o.list.count == 0)
     code = cli_usage("check", "say what to check: problems, --problems FILE, --suite, "
-                              "--graphs or --copies");
+                              "--graphs, --copies or --stress N");
   if (!code) code = run(&o, suite);
   for (int r = 0; r < TML_MAX_WORLD; r++) cover_free(o.covers[r]);
   problems_free(&o.list);
+  problems_free(&o.stressed);
   free(operands.at);
   return code;
 }

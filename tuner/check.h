@@ -16,6 +16,9 @@ typedef struct check_options {
   int rotate; /* instead of the pick: one of the fused variants, another one each time; counts up */
   int cover_all;                /* fail unless all parts of the space have run */
   cover *covers[TML_MAX_WORLD]; /* with `rotate`: each rank's own, all equal */
+  int stress;                   /* calls of the soak; 0: none */
+  problems stressed;            /* what it mixes */
+  int stress_cover; /* they are the built-in ones: fused variants in turn, not the picks */
 } check_options;
 
 typedef struct check_result {
@@ -32,9 +35,23 @@ typedef struct check_result {
  * `passed` 0; FAULT and TIMEOUT are statuses. `save`: file for this rank's output, or NULL. */
 tml_status check_one(rig *r, const tml_problem *problem, const char *variant, int reps,
                      const char *save, check_result *out);
-/* 200 replays of two graphs of mixed ops, with an odd and an even number of calls, against
- * eager. */
-tml_status check_graphs(rig *r, int replays, char *summary, size_t bytes);
+/* Two long graphs of mixed ops, with an odd and an even number of calls, against eager; three replays in two
+ * rounds. */
+tml_status check_graphs(rig *r, int rounds, char *summary, size_t bytes);
+
+typedef struct check_stress_result {
+  int calls, plans, distinct, delayed; /* distinct: calls that differ in plan, inputs or m */
+  uint64_t seed;
+  double seconds;                    /* of the sequence alone */
+  double relative;                   /* worst rank and distinct call */
+  double device_bytes, host_bytes;   /* in use on this rank after the warm-up, and ... */
+  double device_growth, host_growth; /* ... since then, worst rank */
+  char why[700];                     /* what is wrong, "" if nothing */
+} check_stress_result;
+
+/* A soak of o->stress calls. Seals the context: nothing that loads or allocates may follow. What is wrong is
+ * OK with `why`, equal on all ranks; FAULT and TIMEOUT are statuses. */
+tml_status check_stress(rig *r, const check_options *o, check_stress_result *out);
 /* Copies and their signals pass a grid that waits for them on every SM. */
 tml_status check_copies(rig *r, char *summary, size_t bytes);
 /* Fault injection: what the options' `inject` says, done by the victim. Returns the exit code. */

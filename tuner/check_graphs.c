@@ -6,40 +6,91 @@
 #include "../runtime/status.h"
 #include "check.h"
 #include "data.h"
+#include "device.h"
 
-#define MAX_CALLS 6
+/* Calls of a graph, and which of the series of calls is its first. So that copy slots and parities differ from
+ * replay to replay one has an odd number of calls on the comm (37, of which 19 move shards), one an even
+ * number (36, of which 18). */
+#define ODD_CALLS 41
+#define ODD_FIRST 0
+#define EVEN_CALLS 40
+#define EVEN_FIRST 1
+#define OPS 4
+#define DTYPES 2
 
-/* A sequence of calls, each with its own data; odd and even counts use the copy slots and parities
- * differently from replay to replay. */
+/* Calls of the same plans, each with its own data. */
 typedef struct sequence {
   int count;
-  tml_plan *plans[MAX_CALLS];
-  data d[MAX_CALLS];
+  tml_plan *plans[ODD_CALLS];
+  data d[ODD_CALLS];
   CUgraphExec graph;
-  uint64_t eager[MAX_CALLS];
+  uint64_t eager[ODD_CALLS];
 } sequence;
 
-static const tml_op odd_ops[] = {TML_AG_GEMM, TML_GEMM_RS, TML_AG_GEMM, TML_GEMM_AR, TML_AG_GEMM};
-static const tml_op even_ops[] = {TML_GEMM_AR, TML_AG_GEMM, TML_GEMM,
-                                  TML_GEMM_RS, TML_AG_GEMM, TML_GEMM_RS};
+typedef struct graphs {
+  rig *r;
+  tml_plan *plans[OPS][DTYPES];
+  tml_problem problems[OPS][DTYPES];
+  sequence odd, even;
+  int wrong; /* outputs of replays that differ */
+} graphs;
 
-static tml_status add_call(rig *r, sequence *s, tml_op op)
+/* ---- Plans -------------------------------------------------------------------------------------- */
+
+static tml_problem problem_of(const rig *r, tml_op op, tml_dtype dtype)
 {
+  int small = device_emulated(), i = 2 * (int)op + (int)dtype;
+  tml_problem p = {.size = sizeof p, .op = op, .dtype = dtype};
+  p.world = op == TML_GEMM ? 1 : r->world;
+  p.m = small ? 9 * r->world + 2 : 777 + 128 * i;
+  p.n = small ? 72 : 520 + 64 * i;
+  p.k = small ? 72 : 512 + 8 * i;
+  p.bias = dtype == TML_FP16;
+  return p;
+}
+
+static tml_status make_plan(graphs *g, tml_op op, tml_dtype dtype)
+{
+  rig *r = g->r;
   char name[TML_NAME_BYTES];
-  int at = s->count;
-  tml_problem p = {.size = sizeof p, .op = r->world == 1 ? TML_GEMM : op};
-  p.dtype = at % 2 ? TML_FP16 : TML_BF16;
-  p.world = p.op == TML_GEMM ? 1 : r->world;
-  p.m = 777 + 128 * at;
-  p.n = 520 + 64 * at;
-  p.k = 512 + 8 * at;
-  p.bias = at % 2;
+  tml_problem p = problem_of(r, op, dtype);
+  g->problems[op][dtype] = p;
   TRY(rig_first_fused(r, &p, name)); /* pure: the same on every rank */
-  s->count++;
-  tml_status status = tml_plan_create_forced(&s->plans[at], r->comm, &p, name);
+  tml_status status = tml_plan_create_forced(&g->plans[op][dtype], r->comm, &p, name);
   TRY(tml_group_vote(r->comm->group, status, "making a plan"));
-  TRY(rig_reserve(r, s->plans[at]));
-  return tml_group_vote(r->comm->group, data_create(r, &p, 1, 0, &s->d[at]), "memory for inputs");
+  return rig_reserve(r, g->plans[op][dtype]);
+}
+
+static tml_status make_plans(graphs *g)
+{
+  for (int i = 0; i < (g->r->world == 1 ? 1 : OPS) * DTYPES; i++)
+    TRY(make_plan(g, (tml_op)(i / DTYPES), (tml_dtype)(i % DTYPES)));
+  return TML_OK;
+}
+
+/* ---- Sequences ---------------------------------------------------------------------------------- */
+
+/* The series: lists of lengths without a common factor, so that each op meets each type and row count. */
+static tml_problem problem_at(const graphs *g, int at)
+{
+  static const tml_op ops[] = {TML_AG_GEMM, TML_GEMM_RS, TML_AG_GEMM, TML_GEMM_AR,
+                               TML_AG_GEMM, TML_GEMM_AR, TML_AG_GEMM, TML_GEMM,
+                               TML_GEMM_RS, TML_AG_GEMM, TML_GEMM_RS};
+  tml_op op = g->r->world == 1 ? TML_GEMM : ops[at % (int)(sizeof ops / sizeof *ops)];
+  tml_problem p = g->problems[op][at % DTYPES];
+  const int64_t rows[] = {p.m, p.m / 2, p.m - 3, g->r->world - 1, p.m, 0, p.m / 3};
+  p.m = rows[at % (int)(sizeof rows / sizeof *rows)];
+  return p;
+}
+
+static tml_status add_calls(graphs *g, sequence *s, int count, int from)
+{
+  for (; s->count < count; s->count++) {
+    tml_problem p = problem_at(g, from + s->count);
+    s->plans[s->count] = g->plans[p.op][p.dtype];
+    TRY(data_create(g->r, &p, 1, 0, &s->d[s->count]));
+  }
+  return TML_OK;
 }
 
 static tml_status enqueue(rig *r, sequence *s)
@@ -71,67 +122,70 @@ static tml_status capture(rig *r, sequence *s)
   return status;
 }
 
-/* New inputs, eager results, poison, replay, compare. *wrong counts outputs that differ. */
-static tml_status one_round(rig *r, sequence *s, int round, int *wrong)
+static tml_status prepare(graphs *g, sequence *s, int count, int from)
 {
+  tml_group *group = g->r->comm->group;
+  TRY(tml_group_vote(group, add_calls(g, s, count, from), "memory for inputs"));
+  return tml_group_vote(group, capture(g->r, s), "capture in a graph");
+}
+
+/* ---- Rounds ------------------------------------------------------------------------------------- */
+
+/* New inputs, eager results, poison, replay, in every other round twice in a row, compare. */
+static tml_status one_round(graphs *g, sequence *s, int round)
+{
+  rig *r = g->r;
   for (int i = 0; i < s->count; i++) TRY(data_fill(r, &s->d[i], (uint64_t)round + 1));
   TRY(poison(r, s));
   TRY(enqueue(r, s));
   for (int i = 0; i < s->count; i++) TRY(data_hash(r, &s->d[i], &s->eager[i]));
   TRY(poison(r, s));
-  TRY(CU(r->api, cuGraphLaunch, (s->graph, r->stream)));
+  for (int i = 0; i <= round % 2; i++) TRY(CU(r->api, cuGraphLaunch, (s->graph, r->stream)));
   for (int i = 0; i < s->count; i++) {
     uint64_t replayed;
     TRY(data_hash(r, &s->d[i], &replayed));
-    *wrong += replayed != s->eager[i];
+    g->wrong += replayed != s->eager[i];
   }
   return TML_OK;
 }
 
-static tml_status all_rounds(rig *r, sequence *odd, sequence *even, int replays, int *wrong)
+static tml_status all_rounds(graphs *g, int rounds)
 {
-  for (int i = 0; i < replays; i++) {
-    TRY(one_round(r, odd, i, wrong));
-    TRY(one_round(r, even, i, wrong));
+  for (int i = 0; i < rounds; i++) {
+    TRY(one_round(g, &g->odd, i));
+    TRY(one_round(g, &g->even, i));
   }
   return TML_OK;
-}
-
-static tml_status prepare(rig *r, sequence *s, const tml_op *ops, size_t count)
-{
-  for (size_t i = 0; i < count; i++) TRY(add_call(r, s, ops[i]));
-  return tml_group_vote(r->comm->group, capture(r, s), "capture in a graph");
 }
 
 static void release(rig *r, sequence *s)
 {
   if (s->graph) r->api->cuda.p_cuGraphExecDestroy(s->graph);
-  for (int i = 0; i < s->count; i++) {
-    data_free(r, &s->d[i]);
-    tml_plan_destroy(s->plans[i]);
-  }
+  for (int i = 0; i < ODD_CALLS; i++) data_free(r, &s->d[i]);
 }
 
-tml_status check_graphs(rig *r, int replays, char *summary, size_t bytes)
+tml_status check_graphs(rig *r, int rounds, char *summary, size_t bytes)
 {
-  sequence odd, even;
-  int wrong = 0;
+  graphs g;
   double worst;
-  tml_status status = TML_OK;
-  memset(&odd, 0, sizeof odd);
-  memset(&even, 0, sizeof even);
-  TRY_GOTO(prepare(r, &odd, odd_ops, sizeof odd_ops / sizeof *odd_ops), done);
-  TRY_GOTO(prepare(r, &even, even_ops, sizeof even_ops / sizeof *even_ops), done);
-  status = all_rounds(r, &odd, &even, replays, &wrong);
+  tml_status status;
+  memset(&g, 0, sizeof g);
+  g.r = r;
+  TRY_GOTO(make_plans(&g), done);
+  TRY_GOTO(prepare(&g, &g.odd, ODD_CALLS, ODD_FIRST), done);
+  TRY_GOTO(prepare(&g, &g.even, EVEN_CALLS, EVEN_FIRST), done);
+  status = all_rounds(&g, rounds);
   TRY_GOTO(tml_group_vote(r->comm->group, status, "replays"), done);
-  worst = wrong;
+  worst = g.wrong;
   TRY_GOTO(tml_group_max(r->comm->group, &worst, 1), done);
-  snprintf(summary, bytes,
-           "%d replays each of a graph of %d and one of %d calls: %.0f outputs differ from eager",
-           replays, odd.count, even.count, worst);
+  snprintf(
+      summary, bytes,
+      "%d replays each of a graph of %d and one of %d mixed calls: %.0f outputs differ from eager",
+      rounds + rounds / 2, g.odd.count, g.even.count, worst);
   if (worst > 0) status = tml_fail(TML_INTERNAL, "%s", summary);
 done:
-  release(r, &odd);
-  release(r, &even);
+  release(r, &g.odd);
+  release(r, &g.even);
+  for (int i = 0; i < OPS * DTYPES; i++) tml_plan_destroy(g.plans[i / DTYPES][i % DTYPES]);
   return status;
 }

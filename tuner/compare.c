@@ -1,5 +1,6 @@
 /* The comparison of an output with the fp32 reference kernel, summed on the host in double. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../runtime/status.h"
@@ -117,23 +118,38 @@ float data_to_float(tml_dtype dtype, uint16_t bits)
   return value;
 }
 
+/* Poisoned elements; in pieces, whose counters are as narrow as the elements, so that it costs no
+ * more than reading them. */
+static int64_t count_poisoned(const uint16_t *c, int64_t elements)
+{
+  enum { PIECE = 4096 };
+  int64_t count = 0, i = 0;
+  for (; elements - i >= PIECE; i += PIECE) {
+    uint16_t some = 0;
+    for (int x = 0; x < PIECE; x++) some = (uint16_t)(some + (c[i + x] == 0xffff));
+    count += some;
+  }
+  for (; i < elements; i++) count += c[i] == 0xffff;
+  return count;
+}
+
 static void count_poison(const data *d, const uint16_t *c, data_error *out)
 {
   int64_t elements = d->c_rows * d->problem.n;
-  for (int64_t i = 0; i < elements; i++) out->unwritten += c[i] == 0xffff;
-  for (int64_t i = elements; i < elements + DATA_GUARD / 2; i++) out->overrun |= c[i] != 0xffff;
+  out->unwritten = count_poisoned(c, elements);
+  out->overrun = count_poisoned(c + elements, DATA_GUARD / 2) != DATA_GUARD / 2;
 }
 
-static void sum_errors(const job *j, const uint16_t *c, const float *sum, const uint16_t *bias,
+static void sum_errors(const data *d, const uint16_t *c, const data_reference *reference,
                        data_error *out)
 {
-  const tml_problem *p = &j->d->problem;
+  const tml_problem *p = &d->problem;
   double wrong = 0, right = 0;
-  for (int64_t i = 0; i < j->rows.count; i++) {
-    const uint16_t *got = c + i * j->rows.step * p->n;
-    const float *want = sum + i * p->n;
+  for (int64_t i = 0; i < reference->rows; i++) {
+    const uint16_t *got = c + i * reference->step * p->n;
+    const float *want = reference->sum + i * p->n;
     for (int64_t x = 0; x < p->n; x++) {
-      double w = (double)want[x] + (bias ? (double)data_to_float(p->dtype, bias[x]) : 0);
+      double w = (double)want[x];
       double e = (double)data_to_float(p->dtype, got[x]) - w;
       wrong += e * e;
       right += w * w;
@@ -142,36 +158,70 @@ static void sum_errors(const job *j, const uint16_t *c, const float *sum, const 
   out->relative = right > 0 ? sqrt(wrong / right) : wrong > 0 ? NAN : 0;
 }
 
-static tml_status compare(job *j, data_error *out)
+/* Columns of the sums get their bias, on the host. */
+static tml_status add_bias(const job *j, float *sum)
 {
-  const data *d = j->d;
-  int64_t n = d->problem.n, bias_bytes = d->bias ? n * 2 : 0;
-  size_t c_bytes = data_output_bytes(d) + DATA_GUARD;
-  size_t sum_bytes = (size_t)(j->rows.count * n * 4);
-  void *c, *sum;
-  TRY(rig_host(j->r, 0, c_bytes, &c));
-  TRY(rig_host(j->r, 1, sum_bytes + (size_t)bias_bytes + 16, &sum));
-  uint16_t *bias = (uint16_t *)((char *)sum + sum_bytes);
-  if (j->rows.count) {
-    TRY(make_reference(j));
-    TRY(CU(j->r->api, cuMemcpyDtoHAsync, (sum, j->sum, sum_bytes, j->r->stream)));
-  }
-  if (d->bias)
-    TRY(CU(j->r->api, cuMemcpyDtoHAsync, (bias, d->bias, (size_t)bias_bytes, j->r->stream)));
-  TRY(CU(j->r->api, cuMemcpyDtoHAsync, (c, d->c, c_bytes, j->r->stream)));
+  const tml_problem *p = &j->d->problem;
+  void *at;
+  if (!j->d->bias) return TML_OK;
+  TRY(rig_host(j->r, (size_t)p->n * 2, &at));
+  TRY(CU(j->r->api, cuMemcpyDtoHAsync, (at, j->d->bias, (size_t)p->n * 2, j->r->stream)));
   TRY(rig_wait(j->r, 120));
+  const uint16_t *bias = at;
+  for (int64_t i = 0; i < j->rows.count; i++)
+    for (int64_t x = 0; x < p->n; x++) sum[i * p->n + x] += data_to_float(p->dtype, bias[x]);
+  return TML_OK;
+}
+
+static tml_status fetch_reference(job *j, float *sum)
+{
+  if (j->rows.count == 0) return TML_OK;
+  TRY(make_reference(j));
+  TRY(CU(j->r->api, cuMemcpyDtoHAsync,
+         (sum, j->sum, (size_t)(j->rows.count * j->d->problem.n * 4), j->r->stream)));
+  TRY(rig_wait(j->r, 120));
+  return add_bias(j, sum);
+}
+
+tml_status data_reference_make(rig *r, const data *d, double work, data_reference *out)
+{
+  job j = {.r = r, .d = d, .rows = choose_rows(d, work)};
+  CUdeviceptr *all[] = {&j.a, &j.b, &j.sum};
+  *out = (data_reference){.rows = j.rows.count, .step = j.rows.step};
+  out->sum = malloc((size_t)(j.rows.count * d->problem.n * 4) + 4);
+  tml_status status = out->sum ? fetch_reference(&j, out->sum)
+                               : tml_fail(TML_MEMORY, "out of memory for the reference");
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    if (*all[i]) r->api->cuda.p_cuMemFree(*all[i]);
+  if (status != TML_OK) data_reference_free(out);
+  return status;
+}
+
+void data_reference_free(data_reference *reference)
+{
+  free(reference->sum);
+  *reference = (data_reference){0};
+}
+
+tml_status data_compare_with(rig *r, const data *d, const data_reference *reference,
+                             data_error *out)
+{
+  size_t bytes = data_output_bytes(d) + DATA_GUARD;
+  void *c;
+  *out = (data_error){0};
+  TRY(rig_host(r, bytes, &c));
+  TRY(CU(r->api, cuMemcpyDtoHAsync, (c, d->c, bytes, r->stream)));
+  TRY(rig_wait(r, 120));
   count_poison(d, c, out);
-  sum_errors(j, c, sum, d->bias ? bias : NULL, out);
+  sum_errors(d, c, reference, out);
   return TML_OK;
 }
 
 tml_status data_compare(rig *r, const data *d, double work, data_error *out)
 {
-  job j = {.r = r, .d = d, .rows = choose_rows(d, work)};
-  CUdeviceptr *all[] = {&j.a, &j.b, &j.sum};
-  *out = (data_error){0};
-  tml_status status = compare(&j, out);
-  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-    if (*all[i]) r->api->cuda.p_cuMemFree(*all[i]);
+  data_reference reference;
+  TRY(data_reference_make(r, d, work, &reference));
+  tml_status status = data_compare_with(r, d, &reference, out);
+  data_reference_free(&reference);
   return status;
 }

@@ -71,6 +71,14 @@ static tml_status take(rig *r, CUdeviceptr *out, int64_t bytes)
   return CU(r->api, cuMemAlloc, (out, (size_t)bytes + DATA_GUARD));
 }
 
+void data_set_rows(data *d, int64_t m)
+{
+  d->problem.m = m;
+  d->shard = (m + d->world - 1) / d->world;
+  d->rows = data_rows_of(d, d->rank);
+  d->c_rows = d->problem.op == TML_GEMM_RS ? d->rows : m;
+}
+
 size_t data_output_bytes(const data *d) { return (size_t)(d->c_rows * d->problem.n * 2); }
 
 tml_status data_create(rig *r, const tml_problem *problem, int copies, int with_full, data *out)
@@ -80,9 +88,7 @@ tml_status data_create(rig *r, const tml_problem *problem, int copies, int with_
   d.seed_rank = r->rank;
   d.rank = d.world == 1 ? 0 : r->rank;
   d.copies = copies;
-  d.shard = (problem->m + d.world - 1) / d.world;
-  d.rows = data_rows_of(&d, d.rank);
-  d.c_rows = problem->op == TML_GEMM_RS ? d.rows : problem->m;
+  data_set_rows(&d, problem->m);
   int64_t a_rows = problem->op == TML_AG_GEMM ? d.rows : problem->m;
   int64_t full = d.shard * d.world * (problem->op == TML_AG_GEMM ? problem->k : problem->n) * 2;
   TRY_GOTO(take(r, &d.a, a_rows * problem->k * 2), done);
@@ -144,7 +150,7 @@ static tml_status take_output(rig *r, const data *d, void **host)
   size_t bytes = data_output_bytes(d);
   *host = NULL;
   if (bytes == 0) return rig_wait(r, 30);
-  TRY(rig_host(r, 0, bytes, host));
+  TRY(rig_host(r, bytes, host));
   TRY(CU(r->api, cuMemcpyDtoHAsync, (*host, d->c, bytes, r->stream)));
   return rig_wait(r, 30);
 }

@@ -26,6 +26,9 @@ int data_copies(const tml_problem *problem);
 /* Local. with_full: also `full`, filled with the gathered A for ag_gemm. */
 tml_status data_create(rig *r, const tml_problem *problem, int copies, int with_full, data *out);
 void data_free(rig *r, data *d);
+/* The same buffers for a call with m rows: the inputs of fewer rows are the first of those that were filled.
+ * Shards of every m up to the first have room where that was a multiple of the world. */
+void data_set_rows(data *d, int64_t m);
 /* Enqueues new inputs of a generation; B copy i differs from copy j. */
 tml_status data_fill(rig *r, data *d, uint64_t generation);
 /* Enqueues NaN over the whole output and its guard. */
@@ -42,8 +45,20 @@ typedef struct data_error {
   int64_t unwritten; /* elements that still hold the poison */
   int overrun;       /* the guard was written */
 } data_error;
-/* Compares the output of the last call (B copy 0) with the reference over rows spread evenly, at
- * most as many as `work` multiply-adds allow, all of them if they fit. Local; waits. */
+/* What rows of the output should be, bias added, in fp32 on the host: one serves every call over the
+ * same inputs. */
+typedef struct data_reference {
+  int64_t rows, step; /* row i stands for row i * step of the output */
+  float *sum;
+} data_reference;
+/* By the reference kernel, for B copy 0, over rows spread evenly: at most as many as `work`
+ * multiply-adds allow, all of them if they fit. Local; waits. */
+tml_status data_reference_make(rig *r, const data *d, double work, data_reference *out);
+void data_reference_free(data_reference *reference);
+/* Compares the output of the last call (B copy 0). Local; waits. */
+tml_status data_compare_with(rig *r, const data *d, const data_reference *reference,
+                             data_error *out);
+/* Both, for one call. */
 tml_status data_compare(rig *r, const data *d, double work, data_error *out);
 /* The largest relative error that the dtype may show. */
 double data_limit(tml_dtype dtype);

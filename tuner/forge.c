@@ -36,13 +36,15 @@ void forge_add(forge_list *list, const tml_variant *variant)
     list->capacity = list->capacity ? 2 * list->capacity : 128;
     list->names = realloc(list->names, list->capacity * sizeof *list->names);
     list->archs = realloc(list->archs, list->capacity * sizeof *list->archs);
-    if (!list->names || !list->archs) {
+    list->ms = realloc(list->ms, list->capacity * sizeof *list->ms);
+    if (!list->names || !list->archs || !list->ms) {
       cli_fail("out of memory");
       exit(CLI_FAILED);
     }
   }
   memcpy(list->names[list->count], variant->name, TML_NAME_BYTES);
   memcpy(list->archs[list->count], variant->arch, sizeof variant->arch);
+  list->ms[list->count] = 0;
   list->count++;
 }
 
@@ -59,7 +61,7 @@ tml_status forge_add_aux(forge_list *list, tml_gen *gen, const char *arch, unsig
                          int world)
 {
   static const char *const typed[] = {"fill", "reference", "bias"};
-  static const char *const untyped[] = {"gate", "hold"};
+  static const char *const untyped[] = {"gate", "hold", "stores"};
   for (int dtype = TML_BF16; dtype <= TML_FP16; dtype++)
     for (size_t i = 0; i < sizeof typed / sizeof *typed; i++)
       if (dtypes & FORGE_DTYPE(dtype)) TRY(add_aux(list, gen, typed[i], arch, (tml_dtype)dtype, 1));
@@ -74,6 +76,7 @@ void forge_list_free(forge_list *list)
 {
   free(list->names);
   free(list->archs);
+  free(list->ms);
   *list = (forge_list){0};
 }
 
@@ -137,7 +140,7 @@ static tml_status compile_one(forge *f, tml_gen *gen, size_t at)
     row.smem_static = build.smem_static;
     row.local_bytes = build.local_bytes;
     row.spill_bytes = build.spill_bytes;
-    row.compile_ms = build.compile_ms;
+    row.compile_ms = f->list->ms[at] = build.compile_ms;
     if (!*row.refused) {
       row.cubin = build.cubin;
       row.cubin_bytes = build.cubin_bytes;

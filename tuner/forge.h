@@ -9,6 +9,7 @@
 typedef struct forge_list {
   char (*names)[TML_NAME_BYTES];
   char (*archs)[16];
+  double *ms; /* of one core, that forge_run spent on compiling each; 0: it was there */
   size_t count, capacity;
 } forge_list;
 

@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include "../runtime/status.h"
+#include "device.h"
 #include "stats.h"
 
 #define WARM_CALLS 3
+#define LEAST_MARGIN 0.04 /* two repetitions of one variant differ by 1 to 3 % */
 
 static tml_status record_graph(rig *r, column *c, CUgraph *graph)
 {
@@ -82,7 +84,8 @@ static tml_status measure_once(rig *r, column *c, regime how, int round, double 
 {
   int count = replays(c, how, round);
   float ms = 0;
-  if (how.sustained_ms <= 0) usleep((useconds_t)(1e6 * fmin(0.06, fmax(1e-3, 2.5e-3 * *last_ms))));
+  if (how.sustained_ms <= 0 && !device_emulated())
+    usleep((useconds_t)(1e6 * fmin(0.06, fmax(1e-3, 1e-3 * how.idle * *last_ms))));
   TRY(tml_group_barrier(r->comm->group));
   tml_status status = window(r, c, how, round, count, &ms);
   TRY(tml_group_vote(r->comm->group, status, "a timed replay"));
@@ -91,29 +94,43 @@ static tml_status measure_once(rig *r, column *c, regime how, int round, double 
     c->samples[c->count++] = (double)ms / count / MEASURE_CALLS * 1e3;
   TRY(tml_group_max(r->comm->group, &slowest, 1));
   c->cost_ms = *last_ms = slowest;
+  if (round > 0) c->best_ms = fmin(c->best_ms, slowest);
   return TML_OK;
 }
 
-/* Losers are dropped by the newest replay, which is equal on all ranks. */
-static void drop_losers(column *columns, int count, double ratio)
+static double lane_best(const column *columns, int count, int lane)
 {
   double best = INFINITY;
   for (int i = 0; i < count; i++)
-    if (!columns[i].dropped && columns[i].cost_ms < best) best = columns[i].cost_ms;
-  for (int i = 0; i < count; i++)
-    if (!columns[i].dropped && columns[i].cost_ms > ratio * best) columns[i].dropped = 1;
+    if (!columns[i].dropped && columns[i].lane == lane) best = fmin(best, columns[i].best_ms);
+  return best;
+}
+
+/* By the best replay of each, which is equal on all ranks: noise only ever adds. The best of a lane
+ * stays, so a column's verdict does not depend on who was looked at before it. */
+void measure_drop(column *columns, int count, double race, int round)
+{
+  double margin = fmax(LEAST_MARGIN, ldexp(race - 1, 1 - round));
+  for (int i = 0; i < count; i++) {
+    column *c = &columns[i];
+    if (!c->dropped && c->best_ms > (1 + margin) * lane_best(columns, count, c->lane))
+      c->dropped = 1;
+  }
 }
 
 tml_status measure_run(rig *r, column *columns, int count, regime how)
 {
   double last_ms = 1;
-  for (int i = 0; i < count; i++) columns[i].count = 0;
+  for (int i = 0; i < count; i++) {
+    columns[i].count = 0;
+    columns[i].best_ms = INFINITY;
+  }
   for (int round = 0; round <= how.rounds; round++) { /* round 0 warms up and sizes the windows */
     for (int i = 0; i < count; i++) {
       column *c = &columns[(i + round) % count];
       if (!c->dropped) TRY(measure_once(r, c, how, round, &last_ms));
     }
-    if (how.drop > 0 && round > 0) drop_losers(columns, count, how.drop);
+    if (how.race > 0 && round > 0) measure_drop(columns, count, how.race, round);
   }
   for (int i = 0; i < count; i++) {
     if (columns[i].count == 0) continue; /* failed: stays INFINITY */

@@ -167,3 +167,22 @@ void problems_suite_small(problems *list, int world)
     }
   }
 }
+
+void problems_stress(problems *list, int world, int small)
+{
+  for (int op = TML_GEMM; op <= TML_GEMM_AR; op++) {
+    if (op != TML_GEMM && world == 1) continue;
+    /* Beside collectives a plain GEMM is there to stand between two of them. */
+    int count = op == TML_GEMM && world > 1 ? 1 : small ? 2 : 4;
+    for (int i = 0; i < count; i++) {
+      tml_problem p = {.size = sizeof p, .op = (tml_op)op, .dtype = (tml_dtype)(i % 2)};
+      p.layout = TML_NT;
+      p.world = op == TML_GEMM ? 1 : world;
+      p.m = small ? 9 * world + 4 - i : 2048 - 3 * i;
+      p.n = small ? 72 + 64 * i : 1032 + 264 * i;
+      p.k = small ? 136 - 64 * i : 520 + 256 * i;
+      p.bias = (i + i / 2) % 2;
+      problems_add(list, &p);
+    }
+  }
+}

@@ -26,6 +26,9 @@ void problems_gemm_first(problems *list, int add);
 void problems_suite(problems *list, int world);
 /* A suite for the emulator: every op of this world and both types, at shapes of few tiles. */
 void problems_suite_small(problems *list, int world);
+/* What a soak mixes: of every op of this world problems of both types, with and without bias; `small`: of
+ * few tiles, for the emulator. */
+void problems_stress(problems *list, int world, int small);
 /* The GEMM that one rank runs for this problem. */
 tml_problem problems_gemm_of(const tml_problem *problem);
 int problems_same(const tml_problem *a, const tml_problem *b);

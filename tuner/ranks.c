@@ -19,7 +19,7 @@
 
 #define GRACE_S 5.0 /* beyond the time-out, before stragglers are killed */
 
-static char command_text[1024];
+static char *command_text; /* kept as long as the process lives */
 static uint64_t command_hash;
 
 static uint64_t hash_text(uint64_t hash, const char *text) /* FNV-1a, with the final NUL */
@@ -38,17 +38,19 @@ static const char *shown(const char *argument)
 
 void ranks_command_line(int argc, char **argv)
 {
-  size_t at = 0;
+  size_t bytes = sizeof "tidemill", at = 0;
+  for (int i = 1; i < argc; i++) bytes += 1 + strlen(argv[i]);
   command_hash = 0xcbf29ce484222325ull;
+  command_text = malloc(bytes);
   for (int i = 0; i < argc; i++) {
     if (i) command_hash = hash_text(command_hash, argv[i]);
-    if (at < sizeof command_text)
-      at += (size_t)snprintf(command_text + at, sizeof command_text - at, "%s%s", i ? " " : "",
+    if (command_text)
+      at += (size_t)snprintf(command_text + at, bytes - at, "%s%s", i ? " " : "",
                              i ? shown(argv[i]) : "tidemill");
   }
 }
 
-const char *ranks_command_text(void) { return command_text; }
+const char *ranks_command_text(void) { return command_text ? command_text : "tidemill"; }
 
 static void probe_device(ranks_machine *out)
 {

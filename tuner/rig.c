@@ -157,18 +157,28 @@ tml_status rig_barrier(rig *r)
   return tml_launch(r->barrier, &args, r->stream);
 }
 
+tml_status rig_pause(rig *r)
+{
+  tml_values values;
+  TRY(rig_need(r->fill[TML_BF16], TML_BF16));
+  memset(&values, 0, sizeof values);
+  values.dst = r->scratch;
+  values.count = r->delay_count;
+  return tml_launch_aux(r->ctx, r->fill[TML_BF16], &values, 1, r->stream);
+}
+
 tml_status rig_delay(rig *r)
 {
   if (device_emulated()) return TML_OK; /* its devices stand still while the host enqueues */
-  return data_fill_blocks(r, TML_BF16, r->scratch, r->delay_count, 1, 1);
+  return rig_pause(r);
 }
 
 /* One block fills elements at a steady pace: scale a timed sample to 0.2 ms. */
 static tml_status calibrate_delay(rig *r)
 {
   float ms = 0;
+  r->delay_count = device_emulated() ? 1 << 14 : 1 << 16;
   if (device_emulated()) return TML_OK;
-  r->delay_count = 1 << 16;
   for (int i = 0; i < 3; i++) {
     TRY(CU(r->api, cuEventRecord, (r->start, r->stream)));
     TRY(rig_delay(r));
@@ -238,8 +248,7 @@ void rig_close(rig *r, int healthy)
   tml_plan_destroy(r->barrier);
   tml_comm_destroy(r->comm);
   if (r->ctx && r->stream) {
-    for (int i = 0; i < 2; i++)
-      if (r->host[i].at) r->api->cuda.p_cuMemFreeHost(r->host[i].at);
+    if (r->host.at) r->api->cuda.p_cuMemFreeHost(r->host.at);
     if (r->scratch) r->api->cuda.p_cuMemFree(r->scratch);
     if (r->start) r->api->cuda.p_cuEventDestroy(r->start);
     if (r->stop) r->api->cuda.p_cuEventDestroy(r->stop);
@@ -298,15 +307,15 @@ tml_status rig_wait(rig *r, double work_s)
   }
 }
 
-tml_status rig_host(rig *r, int which, size_t bytes, void **out)
+tml_status rig_host(rig *r, size_t bytes, void **out)
 {
-  if (r->host[which].bytes < bytes) {
-    if (r->host[which].at) TRY(CU(r->api, cuMemFreeHost, (r->host[which].at)));
-    r->host[which].at = NULL;
-    r->host[which].bytes = 0;
-    TRY(CU(r->api, cuMemHostAlloc, (&r->host[which].at, bytes, 0)));
-    r->host[which].bytes = bytes;
+  if (r->host.bytes < bytes) {
+    if (r->host.at) TRY(CU(r->api, cuMemFreeHost, (r->host.at)));
+    r->host.at = NULL;
+    r->host.bytes = 0;
+    TRY(CU(r->api, cuMemHostAlloc, (&r->host.at, bytes, 0)));
+    r->host.bytes = bytes;
   }
-  *out = r->host[which].at;
+  *out = r->host.at;
   return TML_OK;
 }

@@ -26,7 +26,7 @@ typedef struct rig_options {
    "read gen/ and templates/ from this folder instead of the built-in copies"},                    \
   {"--device", NULL, CLI_TEXT, &(o).device, "KIND",                                                \
    "gpu, or emu: kernels run on the CPU, ranks are threads; default gpu"},                         \
-  {"--seed", NULL, CLI_INT, &(o).seed, "N", "of the emulator's schedule; default 1"}
+  {"--seed", NULL, CLI_INT, &(o).seed, "N", "of the emulator's schedule and of check --stress; default 1"}
 /* clang-format on */
 
 typedef struct rig {
@@ -45,11 +45,11 @@ typedef struct rig {
   tml_kernel *fill[2], *reference[2]; /* by dtype; NULL: rig_need */
   tml_plan *barrier;    /* a fused plan, launched with m = 0; NULL: none in this world */
   CUdeviceptr scratch;  /* RIG_SCRATCH bytes: arguments of the barrier, the delay's target */
-  uint64_t delay_count; /* elements that one block fills in about 0.2 ms */
+  uint64_t delay_count; /* elements that one block fills in a pause */
   struct {
     void *at;
     size_t bytes;
-  } host[2]; /* pinned */
+  } host; /* pinned */
 } rig;
 
 #define RIG_SCRATCH (16u << 20)
@@ -71,10 +71,12 @@ tml_status rig_wait(rig *r, double work_s);
 tml_status rig_poll(rig *r);
 /* Enqueues a device-side barrier (headers are exchanged, nothing else). */
 tml_status rig_barrier(rig *r);
-/* Enqueues a pause of about 0.2 ms with one busy SM, so that the host can enqueue what follows. */
+/* Enqueues a pause of about 0.2 ms with one busy SM (on the emulator: of some ten thousand primitives). */
+tml_status rig_pause(rig *r);
+/* The same, so that the host can enqueue what follows; nothing where it need not hurry. */
 tml_status rig_delay(rig *r);
 /* Pinned host memory of at least `bytes`, kept until the rig closes. */
-tml_status rig_host(rig *r, int which, size_t bytes, void **out);
+tml_status rig_host(rig *r, size_t bytes, void **out);
 /* Collective: workspace of the plan. */
 tml_status rig_reserve(rig *r, const tml_plan *plan);
 /* MISS with a sentence if a kernel of `fill` or `reference` is not there. */

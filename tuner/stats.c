@@ -21,6 +21,13 @@ double stats_median(const double *values, size_t count)
   return middle;
 }
 
+double stats_mean(const double *values, size_t count)
+{
+  double sum = 0;
+  for (size_t i = 0; i < count; i++) sum += values[i];
+  return count ? sum / (double)count : NAN;
+}
+
 double stats_geomean(const double *values, size_t count)
 {
   double sum = 0;

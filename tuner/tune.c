@@ -3,12 +3,16 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "../runtime/status.h"
 #include "commands.h"
 #include "device.h"
 #include "forge.h"
 #include "progress.h"
+#include "stats.h"
+
+#define PUBLISH_S 60 /* picks wait at most so long beside the bank: publishing copies all of it */
 
 static const table_column columns[] = {
     {"problem", "problem", 's', 0, 44},
@@ -21,23 +25,34 @@ static const table_column columns[] = {
     {"tried", "tried", 'd', 0, 0},
     {"wrong", "wrong", 'd', 0, 0},
     {"failed", "failed", 'd', 0, 0},
+    {"model", "model_position", 'd', 0, 0},
+    {"top 8", "model_loss", 'f', 3, 0},
+    {"s", "seconds", 'f', 1, 5},
+    {"compile", "compile_seconds", 'f', 1, 0},
 };
 
 typedef struct tuner {
   rig r;
   tml_bank_writer *writer;
   const tune_options *o;
-  table *rows;
+  table *rows, *dump; /* dump: rank 0's, or NULL */
   progress bar;
+  double published; /* when, rank 0 */
   int skipped;
+  double *losses; /* of the model, one per row; NAN: not known */
+  int first;      /* rows whose fastest is among the model's first TUNE_TOP */
 } tuner;
 
-static void add_row(tuner *t, const tml_problem *p, const tune_result *result)
+static void add_row(tuner *t, const tml_problem *p, const tune_result *result, double seconds)
 {
   char text[PROBLEM_TEXT_BYTES];
   double flops = 2.0 * (double)p->m * (double)p->n * (double)p->k;
   t->skipped += result->skipped;
   if (t->r.rank != 0 || result->skipped) return;
+  double loss = t->o->all ? result->model.loss : NAN; /* of a part of the space it says nothing */
+  double prepared = t->o->compiled_s[p - t->o->list.at];
+  t->losses[table_rows(t->rows)] = loss;
+  t->first += isfinite(loss) && result->model.position <= TUNE_TOP;
   table_text(t->rows, tml_problem_print(p, text, sizeof text));
   table_text(t->rows, result->best);
   table_real(t->rows, result->us);
@@ -48,9 +63,26 @@ static void add_row(tuner *t, const tml_problem *p, const tune_result *result)
   table_real(t->rows, result->tried);
   table_real(t->rows, result->wrong);
   table_real(t->rows, result->failed);
+  table_real(t->rows, result->model.position ? (double)result->model.position : NAN);
+  table_real(t->rows, loss);
+  table_real(t->rows, prepared + seconds);
+  table_real(t->rows, prepared + result->compile_s);
   table_end_row(t->rows);
   progress_clear(&t->bar);
   table_stream_row(t->rows, stdout);
+}
+
+/* Rank 0. */
+static tml_status publish(tuner *t)
+{
+  if (t->r.rank != 0) return TML_OK;
+  t->published = seconds_now();
+  return tml_bank_publish(t->writer);
+}
+
+static tml_status publish_now_and_then(tuner *t)
+{
+  return seconds_now() - t->published > PUBLISH_S ? publish(t) : TML_OK;
 }
 
 /* Plain GEMMs come first; the context is made anew before the first collective, so that the unfused
@@ -65,20 +97,51 @@ static tml_status tune_all(tuner *t)
     tune_result result;
     tml_problem_print(p, text, sizeof text);
     if (p->op != TML_GEMM && i > 0 && !reloaded) {
+      TRY(tml_group_vote(t->r.comm->group, publish(t), "publishing the picks"));
       TRY(rig_reload(&t->r, &t->o->rig));
       reloaded = 1;
     }
     progress_step(&t->bar, (int)i, (int)list->count, "%s", text);
-    tml_status status = tune_problem(&t->r, t->writer, t->o, p, &result);
+    double began = seconds_now();
+    tml_status status = tune_problem(&t->r, t->writer, t->o, p, t->dump, &result);
     if (status == TML_UNSUPPORTED ||
         status == TML_MEMORY) { /* agreed on: the next problem may do */
       if (t->r.rank == 0) cli_fail_status(status, text);
       continue;
     }
     if (status != TML_OK) return tml_wrap(status, "%s", text);
-    add_row(t, p, &result);
+    add_row(t, p, &result, seconds_now() - began);
+    TRY(tml_group_vote(t->r.comm->group, publish_now_and_then(t), "publishing the picks"));
   }
   return TML_OK;
+}
+
+/* Is a short tune enough? Over the problems that were measured in full. */
+static void print_model(const tuner *t)
+{
+  int rows = table_rows(t->rows), known = 0;
+  double worst = 1;
+  for (int i = 0; i < rows; i++) {
+    known += !isnan(t->losses[i]);
+    worst = fmax(worst, t->losses[i]);
+  }
+  if (known == 0) return;
+  printf("the measured best is within the model's top %d for %d of %d problems (%.0f %%)\n"
+         "the best of its top %d is slower than the best of all by %.1f %% in the geometric mean, "
+         "%.1f %% at worst\n",
+         TUNE_TOP, t->first, known, 100.0 * t->first / known, TUNE_TOP,
+         100 * (stats_geomean(t->losses, (size_t)rows) - 1), 100 * (worst - 1));
+}
+
+static int write_dump(const tuner *t)
+{
+  const tml_machine *machine = &t->r.ctx->machine;
+  cJSON *head = cJSON_CreateObject();
+  cJSON_AddStringToObject(head, "gpu", machine->gpu);
+  cJSON_AddNumberToObject(head, "sms", machine->sms);
+  cJSON_AddStringToObject(head, "link", machine->link);
+  cJSON_AddStringToObject(head, "regime", t->o->sustained_ms > 0 ? "sustained" : "burst");
+  return table_write_json(t->dump, t->o->dump, head, "candidates");
 }
 
 static int finish(tuner *t)
@@ -88,7 +151,9 @@ static int finish(tuner *t)
   printf(
       "%d problems tuned, %d had a pick (--again tunes them too), %d failed, in %.0f s; bank: %s\n",
       tuned, t->skipped, all - tuned - t->skipped, progress_seconds(&t->bar), t->o->rig.bank);
+  print_model(t);
   if (t->o->json) code = table_write_json(t->rows, t->o->json, NULL, NULL);
+  if (t->dump && !code) code = write_dump(t);
   return all - tuned - t->skipped ? CLI_FAILED : code;
 }
 
@@ -97,6 +162,7 @@ static tml_status open_writer(tuner *t, const ranks_env *env)
 {
   if (env->meet.rank != 0) return TML_OK;
   TRY(tml_bank_write_open(&t->writer, t->o->rig.bank));
+  t->published = seconds_now();
   return tml_bank_publish(t->writer);
 }
 
@@ -104,37 +170,67 @@ static int rank_main(const ranks_env *env, void *user)
 {
   tuner t = {.o = user};
   t.rows = table_create(columns, (int)(sizeof columns / sizeof *columns));
-  tml_status status = open_writer(&t, env);
+  t.losses = calloc(t.o->list.count, sizeof *t.losses);
+  if (t.o->dump && env->meet.rank == 0)
+    t.dump = table_create(tune_dump_columns, tune_dump_column_count);
+  tml_status status = t.losses ? open_writer(&t, env) : tml_fail(TML_MEMORY, "out of memory");
   if (status == TML_OK) status = rig_open(&t.r, env, &t.o->rig);
   progress_begin(&t.bar, env->meet.rank != 0);
   if (status == TML_OK) status = tune_all(&t);
   progress_clear(&t.bar);
+  if (status == TML_OK) status = publish(&t);
   int code = status == TML_OK ? finish(&t) : rig_fail(env, status, "tune");
+  if (status != TML_OK && t.writer) publish(&t); /* what was found stays found */
   if (status == TML_OK) rig_close(&t.r, 1);
   tml_bank_write_close(t.writer);
   table_free(t.rows);
+  table_free(t.dump);
+  free(t.losses);
   return code;
 }
 
-static tml_status add_candidates(forge_list *list, tml_gen *gen, const char *arch,
-                                 const tune_options *o, const tml_machine *machine)
+static tml_status add_variants(forge_list *list, tml_gen *gen, const candidates *c)
 {
-  for (size_t i = 0; i < o->list.count; i++) {
-    candidates c;
-    tml_status status = agree_choose(gen, arch, &o->list.at[i], machine, o->top, &c);
-    if (status == TML_UNSUPPORTED) continue; /* told when its turn comes */
-    TRY(status);
-    for (int j = 0; j < c.count; j++) {
-      tml_variant v, needed;
-      TRY(tml_gen_variant(gen, c.names[j], &v));
-      forge_add(list, &v);
-      for (int q = 0; q < v.requires_count; q++) {
-        TRY(tml_gen_variant(gen, v.requires[q], &needed));
-        forge_add(list, &needed);
-      }
+  for (int j = 0; j < c->count; j++) {
+    tml_variant v, needed;
+    TRY(tml_gen_variant(gen, c->at[j].name, &v));
+    forge_add(list, &v);
+    for (int q = 0; q < v.requires_count; q++) {
+      TRY(tml_gen_variant(gen, v.requires[q], &needed));
+      forge_add(list, &needed);
     }
   }
   return TML_OK;
+}
+
+/* starts[i]: where the additions of problem i begin. */
+static tml_status add_candidates(forge_list *list, tml_gen *gen, const char *arch,
+                                 const tune_options *o, const tml_machine *machine, size_t *starts)
+{
+  candidates *c = malloc(sizeof *c);
+  tml_status status = c ? TML_OK : tml_fail(TML_MEMORY, "out of memory for candidates");
+  for (size_t i = 0; i < o->list.count && status == TML_OK; i++) {
+    starts[i] = list->count;
+    status = agree_choose(gen, arch, &o->list.at[i], machine, o->all ? AGREE_MAX : o->top, NULL, c);
+    if (status == TML_OK)
+      status = add_variants(list, gen, c);
+    else if (status == TML_UNSUPPORTED)
+      status = TML_OK; /* told when its turn comes */
+  }
+  free(c);
+  return status;
+}
+
+/* A problem's part of the seconds is what its variants took of all cores' time. */
+static void share_seconds(const tune_options *o, const forge_list *list, const size_t *starts,
+                          double seconds)
+{
+  double all = 0;
+  for (size_t i = 0; i < list->count; i++) all += list->ms[i];
+  for (size_t i = 0, at = 0; i < o->list.count && all > 0; i++) {
+    size_t end = i + 1 < o->list.count ? starts[i + 1] : list->count;
+    for (; at < end; at++) o->compiled_s[i] += seconds * list->ms[at] / all;
+  }
 }
 
 typedef struct preparation {
@@ -150,39 +246,66 @@ static unsigned dtypes_of(const problems *list)
   return dtypes;
 }
 
+static tml_status list_all(const preparation *p, forge_list *list, size_t *starts)
+{
+  const tune_options *o = p->o;
+  const tml_machine *machine = &p->machine->machine;
+  tml_gen *gen = NULL;
+  char arch[16];
+  tml_status status = tml_gen_open(&gen, o->rig.source, device_api()->isa);
+  if (status == TML_OK) status = tml_gen_arch(gen, machine->cc, arch, sizeof arch);
+  if (status == TML_OK) status = forge_add_aux(list, gen, arch, dtypes_of(&o->list), p->world);
+  if (status == TML_OK) status = add_candidates(list, gen, arch, o, machine, starts);
+  tml_gen_close(gen);
+  return status;
+}
+
+static tml_status compile_all(const tune_options *o, const forge_list *list, const size_t *starts)
+{
+  forge_result result;
+  TRY(forge_run(list, o->rig.bank, o->rig.source, 0, 0, &result));
+  if (result.failed) cli_note("left out: %s", result.first_error);
+  if (result.compiled)
+    cli_note("%d candidates compiled in %.1f s", result.compiled, result.seconds);
+  share_seconds(o, list, starts, result.seconds);
+  return TML_OK;
+}
+
 /* Before any rank starts, and in a process of its own: every candidate that the bank lacks is
  * compiled, by all cores. Without NVRTC the ranks take what the bank has. */
 static int prepare_bank(void *user)
 {
   const preparation *p = user;
-  const tune_options *o = p->o;
-  const tml_machine *machine = &p->machine->machine;
   forge_list list = {0};
-  forge_result result;
-  tml_gen *gen = NULL;
-  char arch[16];
-  tml_status status = tml_gen_open(&gen, o->rig.source, device_api()->isa);
-  if (status == TML_OK) status = tml_gen_arch(gen, machine->cc, arch, sizeof arch);
-  if (status == TML_OK) status = add_candidates(&list, gen, arch, o, machine);
-  if (status == TML_OK) status = forge_add_aux(&list, gen, arch, dtypes_of(&o->list), p->world);
-  tml_gen_close(gen);
-  if (status == TML_OK && !device_api()->has_nvrtc) {
+  size_t *starts = calloc(p->o->list.count, sizeof *starts);
+  tml_status status = starts ? list_all(p, &list, starts) : tml_fail(TML_MEMORY, "out of memory");
+  if (status == TML_OK && !device_api()->has_nvrtc)
     cli_note("only candidates that the bank already has can run: %s", device_api()->why_nvrtc);
-  } else if (status == TML_OK) {
-    status = forge_run(&list, o->rig.bank, o->rig.source, 0, 0, &result);
-    if (status == TML_OK && result.failed) cli_note("left out: %s", result.first_error);
-    if (status == TML_OK && result.compiled)
-      cli_note("%d candidates compiled in %.1f s", result.compiled, result.seconds);
-  }
+  else if (status == TML_OK)
+    status = compile_all(p->o, &list, starts);
   forge_list_free(&list);
+  free(starts);
   return status == TML_OK ? CLI_OK : cli_fail_status(status, "tune");
+}
+
+static int prepare_and_start(tune_options *o, const ranks_options *how,
+                             const ranks_machine *machine, int world)
+{
+  ranks_env env;
+  int launched = ranks_launched(&env, how->timeout_s);
+  if (launched == 0 && world <= machine->devices && !o->rig.no_jit) {
+    int code = ranks_apart(prepare_bank, &(preparation){o, machine, world});
+    if (code) return code;
+  }
+  int code = ranks_run(how, machine, rank_main, o);
+  size_t reports = device_reports();
+  return reports ? cli_fail("the emulator reports %zu hazards", reports) : code;
 }
 
 static int run(tune_options *o)
 {
   ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s, .absent = -1};
   ranks_machine machine;
-  ranks_env env;
   ranks_probe(&machine);
   int world = ranks_world(&how, &machine);
   if (machine.devices == 0) return cli_fail("no GPU to run on: %s", machine.why);
@@ -191,23 +314,31 @@ static int run(tune_options *o)
     return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
   if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
   problems_gemm_first(&o->list, 1);
-  int launched = ranks_launched(&env, how.timeout_s);
-  if (launched == 0 && world <= machine.devices) {
-    int code = ranks_apart(prepare_bank, &(preparation){o, &machine, world});
-    if (code) return code;
-  }
-  return ranks_run(&how, &machine, rank_main, o);
+  /* Shared: the compiling process writes it, the ranks read it. */
+  size_t bytes = o->list.count * sizeof *o->compiled_s;
+  void *shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) return cli_fail("out of memory");
+  o->compiled_s = shared;
+  int code = prepare_and_start(o, &how, &machine, world);
+  munmap(shared, bytes);
+  return code;
 }
 
 int cmd_tune(int argc, char **argv)
 {
-  tune_options o = {.top = 8};
+  tune_options o = {.top = TUNE_TOP};
   const char *file = NULL;
   const cli_option options[] = {
       {"--problems", "-p", CLI_TEXT, &file, "FILE", "one problem a line, # starts a comment"},
       {"--top", NULL, CLI_INT, &o.top, "N",
        "measure the model's best N; default 8. cublaslt and nccl always compete, unless "
        "TIDEMILL_STRICT=1"},
+      {"--all", NULL, CLI_FLAG, &o.all, NULL,
+       "measure every legal variant, and say at the end how good the model's first 8 are"},
+      {"--dump", NULL, CLI_TEXT, &o.dump, "FILE",
+       "write the time of every candidate, beside the model's, as JSON"},
+      {"--no-jit", NULL, CLI_FLAG, &o.rig.no_jit, NULL,
+       "compile nothing: candidates come from the bank"},
       {"--again", NULL, CLI_FLAG, &o.again, NULL,
        "also problems that have a pick for this machine"},
       {"--sustained", NULL, CLI_REAL, &o.sustained_ms, "MS",
@@ -222,10 +353,12 @@ int cmd_tune(int argc, char **argv)
       "the\n"
       "runner-up. Each candidate is first compared with the fp32 reference kernel; a wrong one "
       "cannot\n"
-      "win. Times are the slowest rank's median, candidates interleaved. The plain GEMM inside "
-      "each\n"
-      "collective is tuned too. A tune that was stopped goes on where it was and leaves out what "
-      "killed it.",
+      "win. Times are the slowest rank's median, candidates interleaved; who is far behind leaves "
+      "early.\n"
+      "The plain GEMM inside each collective is tuned too. A tune that was stopped goes on where "
+      "it "
+      "was\n"
+      "and leaves out what killed it.",
       options,
       sizeof options / sizeof *options,
       "  tidemill tune --bank h200.bank --world 2 --problems llama70b.txt\n"

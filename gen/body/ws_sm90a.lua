@@ -32,7 +32,9 @@ M.axes = {
   { "ring", { 2, 3, 4, 5, 10 }, print = function(v) return "r" .. v end },
   -- Rate at which a rank sends while it computes, GB/s; 0: as fast as tiles come. Stores that wait
   -- for the link hold up the loads of their SM; an even stream below its rate does not.
-  { "pace", { 0, 200, 280, 340 }, print = function(v) return v > 0 and "g" .. v or "" end },
+  { "pace", { 0, 280, 340 }, print = function(v) return v > 0 and "g" .. v or "" end },
+  -- "fixed": some blocks send all the time, the others keep to own tiles; else all do both in turn.
+  { "roles", { "", "fixed" } },
 }
 
 -- Parameters of the kernel by communication pattern, in signature order.
@@ -108,7 +110,7 @@ function M.derive(v)
     STAGES = v.stages, GROUP = GROUP,
     CONSUMERS = CONSUMERS, RING = v.ring, SUB = box_rows(v), PART = part_columns(v),
     pingpong = v.schedule == "pingpong", MI = row_blocks(v),
-    PACE = v.pace,
+    PACE = v.pace, fixed = v.roles == "fixed",
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
     producer_regs = 56, consumer_regs = 224, -- of the 168 a thread that the launch bound allows
     -- shared memory, byte offsets
@@ -159,6 +161,9 @@ function M.refuse(v, arch)
   end
   if v.pace > 0 and v.comm ~= "push" and v.comm ~= "twoshot" then
     return "pace: no partial tiles are sent"
+  end
+  if v.roles == "fixed" and v.comm ~= "push" then
+    return "roles: only push has tiles of two kinds that all compute"
   end
   if v.pace > 0 and v.ring ~= tile_parts(v) then return "pace: needs a ring of a whole tile" end
   local bytes = smem_bytes(v, v.stages, v.ring)

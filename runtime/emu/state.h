@@ -61,8 +61,8 @@ typedef struct {
   u32 phase;             /* completed so far */
   i64 tx;                /* bytes still to come in this phase; below 0: early ones */
   u32 loads;             /* under way that complete here */
-  int far, done_far;     /* the open phase, the completed one: with data or a release of another block */
-  emu_order open, done;  /* of the arrivals so far; of the completed phases */
+  int far, done_far;    /* another block wrote or released: in the open phase, the completed one */
+  emu_order open, done; /* of the arrivals so far; of the completed phases */
   emu_thread *waiting;
 } emu_mbar;
 
@@ -103,7 +103,7 @@ typedef struct {
   u32 agent, clock, live;
   u32 synced; /* clock of the newest barrier of its lanes */
   emu_order order;
-  emu_order fenced;   /* at its newest mbar_init_fence (cluster_meet passes it on) */
+  emu_order fenced; /* at its newest mbar_init_fence (cluster_meet passes it on) */
   int has_fenced;
   const char *collective; /* name of the one that gathers lanes */
   u32 arrived;

@@ -37,8 +37,7 @@ static const shape AG_GRAPH = {
     "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0};
 
 /* Four parts of k, one of them empty; one cluster does several tiles. */
-static const shape SPLIT = {
-    "gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*", 1, 0, -1, 0};
+static const shape SPLIT = {"gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*", 1, 0, -1, 0};
 
 typedef struct mutant {
   const char *name;

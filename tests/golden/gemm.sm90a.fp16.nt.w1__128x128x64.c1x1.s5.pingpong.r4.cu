@@ -92,22 +92,6 @@ INLINE u32 smem_of_block(u32 at, u32 block)
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(block));
   return r;
 }
-// Four floats to the shared memory of another block, of which its barrier `bar` counts 16 bytes when they are
-// there (mbar_wait_cluster). `at` and `bar` are cluster addresses (smem_of_block); `at` a multiple of 16.
-INLINE void smem_store_async_x4(u32 at, const float *x, u32 bar)
-{
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(at),
-               "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(bar)
-               : "memory");
-}
-// Four floats; `at` is a multiple of 16.
-INLINE void smem_load_x4(u32 at, float *x)
-{
-  asm volatile("ld.shared::cta.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
-               : "r"(at)
-               : "memory");
-}
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
 // holds of each matrix the elements (l / 4, 2 * (l % 4)) and the next.
 INLINE void smem_store_matrix_x4(u32 at, u32 r0, u32 r1, u32 r2, u32 r3)
@@ -154,11 +138,6 @@ INLINE void mbar_arrive_cluster(u32 bar)
 {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// The same with a release: orders plain accesses too.
-INLINE void mbar_arrive_cluster_release(u32 bar)
-{
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
-}
 // Waits until the phase of this parity has completed. Bounded by its arrivers, who bound their waits.
 INLINE void mbar_wait(u32 bar, u32 parity)
 {
@@ -166,20 +145,6 @@ INLINE void mbar_wait(u32 bar, u32 parity)
                ".reg .pred done;\n"
                "again:\n\t"
                "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-               "@done bra.uni over;\n\t"
-               "bra.uni again;\n"
-               "over:\n\t"
-               "}" ::"r"(bar),
-               "r"(parity)
-               : "memory");
-}
-// The same for a barrier that other blocks complete, by smem_store_async_x4 or a release.
-INLINE void mbar_wait_cluster(u32 bar, u32 parity)
-{
-  asm volatile("{\n\t"
-               ".reg .pred done;\n"
-               "again:\n\t"
-               "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n\t"
                "@done bra.uni over;\n\t"
                "bra.uni again;\n"
                "over:\n\t"
@@ -370,10 +335,9 @@ typedef struct {
   i32 m;
   i32 n;
   i32 k;
-  u32 smem;   // shared memory of this block
-  u32 block;  // of this block among those of its cluster that share loads
-  u32 k_part; // the part of k that they compute
-  u64 epoch;  // number of this call
+  u32 smem;  // shared memory of this block
+  u32 block; // of this block in its cluster
+  u64 epoch; // number of this call
 } job;
 
 INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
@@ -382,8 +346,6 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
 #define TILE_END 3
-
-INLINE i32 computes(i32 kind) { return kind == TILE_OWN || kind == TILE_SEND; }
 
 typedef struct {
   i32 kind;
@@ -403,41 +365,80 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
   (void)t, (void)quiet;
   tma_store_2d(j->map_c, buffer, x, y);
 }
-// Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
-// nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
-// the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
+// Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
+// looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
+// a step go in chunks of all, chunk c of a step comes in round c + step_delay, and a
+// round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
+// their rows of A in L2.
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
+// First tile of this block's cluster, and the stride to its next.
+INLINE u32 first_tile(void) { return block_id() / 1; }
+INLINE u32 tile_stride(void) { return block_count() / 1; }
+
 INLINE i32 shard_rows(const job *j, i32 shard)
 {
   return j->m;
 }
 
-INLINE tile tile_at(const job *j, u32 number)
+// Cluster tiles of a shard. Shard 0 has the most.
+INLINE i32 shard_tiles(const job *j, i32 shard)
+{
+  return div_up(shard_rows(j, shard), 128) * div_up(j->n, 128);
+}
+
+// A segment of the order: the tiles of one step in one round.
+typedef struct {
+  i32 first; // number of its first tile
+  i32 round, step;
+} segment;
+
+INLINE i32 chunk_tiles(void) { return 0x7fffffff; }
+
+// Index in the shard of a segment's first tile.
+INLINE i32 segment_begin(const segment *s, i32 chunks)
+{
+  return (void)s, (void)chunks, 0;
+}
+
+INLINE i32 segment_tiles(const job *j, const segment *s, i32 chunks)
+{
+  i32 begin = segment_begin(s, chunks), left = shard_tiles(j, shard_of_step(j, s->step)) - begin;
+  return begin < 0 || left < 0 ? 0 : left < chunk_tiles() ? left : chunk_tiles();
+}
+
+// The tile of this number; `at`: a segment at or before it, {0} at first, moved on to its own.
+INLINE tile tile_at(const job *j, segment *at, u32 number)
 {
   tile t;
   i32 columns = div_up(j->n, 128);
-  i32 step, left = (i32)number;
+  i32 chunks = 1;
+  i32 left, group, inside, height;
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
-  for (step = 0; step < 1; ++step) {
-    i32 shard = shard_of_step(j, step);
-    i32 rows = div_up(shard_rows(j, shard), 128);
-    if (left < rows * columns) {
-      i32 group = left / (8 * columns), inside = left % (8 * columns);
-      i32 height = rows - group * 8;
-      if (height > 8) height = 8;
-      t.kind = step_kind(step);
-      t.shard = shard;
-      t.tm = (group * 8 + inside % height) * 1;
-      t.tn = inside / height * 1;
-      t.number = t.tm * columns * 1 + t.tn;
+  for (;;) {
+    i32 size = segment_tiles(j, at, chunks);
+    left = (i32)number - at->first;
+    if (left < size) break;
+    if (at->step + 1 < 1) {
+      ++at->step;
+    } else {
       return t;
     }
-    left -= rows * columns;
+    at->first += size;
   }
+  left += segment_begin(at, chunks);
+  t.kind = step_kind(at->step);
+  t.shard = shard_of_step(j, at->step);
+  group = left / (8 * columns);
+  inside = left % (8 * columns);
+  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  if (height > 8) height = 8;
+  t.tm = (group * 8 + inside % height) * 1;
+  t.tn = inside / height * 1;
+  t.number = t.tm * columns * 1 + t.tn;
   return t;
 }
 
@@ -449,13 +450,6 @@ INLINE u32 out_buffer(const job *j, u32 index) { return j->smem + 163840 + index
 INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229456 + 8 * index; }
 INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229520 + 8 * index; }
 INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229584 + 8 * index; }
-
-// First tile of this block's cluster, and the stride to its next.
-INLINE u32 first_tile(void) { return block_id() / 1; }
-INLINE u32 tile_stride(void) { return block_count() / 1; }
-
-// First k-tile of a part of k, which ends where the next begins. A part may be empty.
-INLINE i32 first_k_tile(const job *j, u32 part) { return (i32)part * div_up(j->k, 64) / 1; }
 
 // Loads this block's part of one k-tile; what the cluster shares is loaded in parts and multicast.
 INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, i32 row, i32 column)
@@ -471,14 +465,15 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
 INLINE void produce(job *j)
 {
   u32 number, stage = 0, parity = 1;
-  i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
+  segment order = {0};
+  i32 k_tiles = div_up(j->k, 64);
   for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
+    tile t = tile_at(j, &order, number);
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
-    if (t.kind == TILE_END || t.kind == TILE_COPY) break;
+    if (t.kind == TILE_END) break;
     NO_UNROLL
-    for (i = k_first; i < k_end; ++i) {
+    for (i = 0; i < k_tiles; ++i) {
       mbar_wait(j->smem + 229416 + 8 * stage, parity);
       load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
       if (++stage == 5) {
@@ -494,11 +489,12 @@ INLINE void produce(job *j)
 INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
+  segment order = {0};
   u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   i32 quiet = 0;   // nothing may leave this rank
   for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
+    tile t = tile_at(j, &order, number);
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
@@ -533,7 +529,7 @@ INLINE void store(job *j)
   tma_store_wait(0);
 }
 
-// One lane of the warpgroup (one per block that shares loads) gives a stage back to the producers.
+// One lane of the warpgroup (one per block of the cluster) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
 {
   if (thread == 0) mbar_arrive(j->smem + 229416 + 8 * stage);
@@ -570,11 +566,11 @@ INLINE void multiply_begin(const job *j, float *acc, u32 group, u32 thread, i32 
   }
 }
 
-// Waits for the last group; `at`: number of the tile's first k-tile.
-INLINE void multiply_end(const job *j, u32 thread, i32 k_tiles, u32 at)
+// Waits for the last group; `at`: number of the tile's last k-tile.
+INLINE void multiply_end(const job *j, u32 thread, u32 at)
 {
   wgmma_wait(0);
-  release_stage(j, (at + (u32)k_tiles - 1) % 5, thread);
+  release_stage(j, at % 5, thread);
 }
 
 // Address of this lane's row for the 16 columns `q` of an output buffer (swizzled as TMA does for rows of
@@ -643,16 +639,18 @@ INLINE void pass_turn(const job *j, u32 group, u32 thread)
 INLINE void consume(const job *j, u32 group, u32 thread)
 {
   float acc[128];
-  i32 k_tiles = first_k_tile(j, j->k_part + 1) - first_k_tile(j, j->k_part);
+  i32 k_tiles = div_up(j->k, 64);
   u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
   u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
-  tile t = tile_at(j, number), next;
-  for (; t.kind != TILE_END && t.kind != TILE_COPY; t = next, number += stride, at += step) {
+  segment order = {0};
+  tile t = tile_at(j, &order, number), next;
+  for (; t.kind != TILE_END; t = next, number += stride) {
     await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
     pass_turn(j, group, thread);
-    next = tile_at(j, number + stride); // under the last tensor core instructions
-    multiply_end(j, thread, k_tiles, at);
+    next = tile_at(j, &order, number + stride); // under the last tensor core instructions
+    multiply_end(j, thread, at + (u32)k_tiles - 1);
+    at += step;
     write_part(j, acc + 0, t.tn * 128 + 0 + (i32)(thread & 3) * 2, group,
                thread, &position);
     write_part(j, acc + 32, t.tn * 128 + 64 + (i32)(thread & 3) * 2, group,
@@ -674,7 +672,7 @@ INLINE void init_barriers(const job *j)
   }
   NO_UNROLL
   for (i = 0; i < 8; ++i) {
-    mbar_init(out_full(j, i), 4);
+    mbar_init(out_full(j, i), 4); // the warps of a warpgroup
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
@@ -704,7 +702,6 @@ KERNEL(384, 1) tml_gemm_sm90a_fp16_nt_w1__128x128x64_c1x1_s5_pingpong_r4(
   j.k = k;
   j.smem = smem_base();
   j.block = 0;
-  j.k_part = 0;
   j.epoch = 0;
   if (thread == 0) init_barriers(&j);
   block_sync();

@@ -30,6 +30,7 @@ refuse 2 'tn' explain gemm:bf16:tn:w1:16x16x16
 refuse 2 'multiple of 8' explain gemm:bf16:nt:w1:16x12x64
 refuse 2 'list shows the names' show nonsense
 refuse 2 'whole number' build --arch sm_90a --jobs many -o "$dir/x.bank"
+refuse 2 'number of calls' check --stress -5
 refuse 1 'no such bank' list --bank "$dir/missing.bank"
 if ! [ -e /dev/nvidiactl ]; then
   refuse 1 'no GPU' check gemm:bf16:nt:w1:64x64x64

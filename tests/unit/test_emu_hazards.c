@@ -363,9 +363,9 @@ static void remote_stores_are_ordered(void **state)
   static const struct {
     i32 mode;
     emu_hazard kind;
-  } rows[] = {{IN_ORDER, EMU_HAZARDS},         {NO_WAIT, EMU_HAZARDS},
-              {NO_CREDIT, EMU_HAZARDS},        {RELAXED_CREDIT, EMU_OVERWRITTEN},
-              {BLOCK_WAIT, EMU_BARRIER},       {FEW_BYTES, EMU_HAZARDS}};
+  } rows[] = {{IN_ORDER, EMU_HAZARDS},   {NO_WAIT, EMU_HAZARDS},
+              {NO_CREDIT, EMU_HAZARDS},  {RELAXED_CREDIT, EMU_OVERWRITTEN},
+              {BLOCK_WAIT, EMU_BARRIER}, {FEW_BYTES, EMU_HAZARDS}};
   (void)state;
   for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
     for (u64 seed = 1; seed <= SEEDS; ++seed) {
@@ -447,16 +447,11 @@ static void time_passes(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(shared_memory_is_ordered),
-      cmocka_unit_test(bulk_stores_are_ordered),
-      cmocka_unit_test(lanes_meet_before_one_stores),
-      cmocka_unit_test(signals_follow_their_data),
-      cmocka_unit_test(copies_are_ordered),
-      cmocka_unit_test(accumulators_are_guarded),
-      cmocka_unit_test(wild_accesses_are_found),
-      cmocka_unit_test(remote_stores_are_ordered),
-      cmocka_unit_test(deadlocks_are_explained),
-      cmocka_unit_test(time_passes),
+      cmocka_unit_test(shared_memory_is_ordered),     cmocka_unit_test(bulk_stores_are_ordered),
+      cmocka_unit_test(lanes_meet_before_one_stores), cmocka_unit_test(signals_follow_their_data),
+      cmocka_unit_test(copies_are_ordered),           cmocka_unit_test(accumulators_are_guarded),
+      cmocka_unit_test(wild_accesses_are_found),      cmocka_unit_test(remote_stores_are_ordered),
+      cmocka_unit_test(deadlocks_are_explained),      cmocka_unit_test(time_passes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

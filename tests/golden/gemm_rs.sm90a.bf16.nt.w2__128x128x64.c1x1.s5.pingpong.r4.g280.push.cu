@@ -1,4 +1,4 @@
-// gemm_ar.sm90a.bf16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.g200.twoshot
+// gemm_rs.sm90a.bf16.nt.w2__128x128x64.c1x1.s5.pingpong.r4.g280.push
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
@@ -92,22 +92,6 @@ INLINE u32 smem_of_block(u32 at, u32 block)
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(block));
   return r;
 }
-// Four floats to the shared memory of another block, of which its barrier `bar` counts 16 bytes when they are
-// there (mbar_wait_cluster). `at` and `bar` are cluster addresses (smem_of_block); `at` a multiple of 16.
-INLINE void smem_store_async_x4(u32 at, const float *x, u32 bar)
-{
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(at),
-               "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(bar)
-               : "memory");
-}
-// Four floats; `at` is a multiple of 16.
-INLINE void smem_load_x4(u32 at, float *x)
-{
-  asm volatile("ld.shared::cta.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
-               : "r"(at)
-               : "memory");
-}
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
 // holds of each matrix the elements (l / 4, 2 * (l % 4)) and the next.
 INLINE void smem_store_matrix_x4(u32 at, u32 r0, u32 r1, u32 r2, u32 r3)
@@ -154,11 +138,6 @@ INLINE void mbar_arrive_cluster(u32 bar)
 {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// The same with a release: orders plain accesses too.
-INLINE void mbar_arrive_cluster_release(u32 bar)
-{
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
-}
 // Waits until the phase of this parity has completed. Bounded by its arrivers, who bound their waits.
 INLINE void mbar_wait(u32 bar, u32 parity)
 {
@@ -166,20 +145,6 @@ INLINE void mbar_wait(u32 bar, u32 parity)
                ".reg .pred done;\n"
                "again:\n\t"
                "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-               "@done bra.uni over;\n\t"
-               "bra.uni again;\n"
-               "over:\n\t"
-               "}" ::"r"(bar),
-               "r"(parity)
-               : "memory");
-}
-// The same for a barrier that other blocks complete, by smem_store_async_x4 or a release.
-INLINE void mbar_wait_cluster(u32 bar, u32 parity)
-{
-  asm volatile("{\n\t"
-               ".reg .pred done;\n"
-               "again:\n\t"
-               "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n\t"
                "@done bra.uni over;\n\t"
                "bra.uni again;\n"
                "over:\n\t"
@@ -352,7 +317,6 @@ INLINE void wgmma_m64n128k16(float *d, u64 a, u64 b, u32 accumulate)
 // What every role of the kernel knows of the call: the kernel's parameters, and what the prologue read.
 typedef struct { tensor_map at[1]; } map_table_1;
 typedef struct { tensor_map at[2]; } map_table_2;
-typedef struct { tensor_map at[3]; } map_table_3;
 
 typedef struct {
   const tensor_map *map_a;
@@ -372,11 +336,9 @@ typedef struct {
   const u64 *signals;
   const tensor_map *map_in;
   const tensor_map *map_out;
-  const tensor_map *map_fin;
-  u32 smem;   // shared memory of this block
-  u32 block;  // of this block among those of its cluster that share loads
-  u32 k_part; // the part of k that they compute
-  u64 epoch;  // number of this call
+  u32 smem;  // shared memory of this block
+  u32 block; // of this block in its cluster
+  u64 epoch; // number of this call
 } job;
 
 INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
@@ -385,8 +347,6 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
 #define TILE_END 3
-
-INLINE i32 computes(i32 kind) { return kind == TILE_OWN || kind == TILE_SEND; }
 
 typedef struct {
   i32 kind;
@@ -447,13 +407,16 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   fence_async_global();
   return 1;
 }
-// gemm_ar in two shots: as push, then the owner of a tile pushes the finished tile to every peer's
-// staging, and each rank copies the tiles of the others into its own C at the end.
+// gemm_rs by epilogue push: tiles that others own go straight into the owner's staging, each followed by
+// its signal; own tiles add the partials, in fp32 and in rank order. In the order of tiles an own tile comes
+// after the sends of its like on every rank, so nothing waits in a circle, if all blocks are resident
+// (cooperative launch). With fixed roles a whole round is one tile per cluster, so that a block goes on with the
+// kind of tile that it began with: some feed the link all the time, and the others' loads never wait behind
+// stores to it. Else all blocks send in one round and add in the next.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
-INLINE i32 step_kind(i32 step)
-{
-  return step < 1 ? TILE_SEND : step == 1 ? TILE_OWN : TILE_COPY;
-}
+INLINE i32 step_kind(i32 step) { return step < 1 ? TILE_SEND : TILE_OWN; }
+// Own tiles follow one round behind the partials that they need: sends and sums share the call evenly.
+INLINE i32 step_delay(i32 step, i32 chunks) { return (void)chunks, step == 1; }
 
 // What push and twoshot share: partial tiles in staging, and their signal words.
 INLINE const tensor_map *operand_map(const job *j, const tile *t) { return (void)t, j->map_a; }
@@ -480,91 +443,107 @@ INLINE i32 wait_partials(const job *j, const tile *t)
 
 INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
 
-INLINE i32 wait_result(const job *j, const tile *t)
-{
-  return wait_for(j, signal_word(j, j->rank, 2 + t->shard, t->number), j->epoch,
-                  FAULT_RESULT_TIMEOUT, t->shard, t->number);
-}
-
 // Loader: what reads staging, and the wait before it does; 0 after an abort.
-INLINE i32 reads_staging(const tile *t) { return t->kind != TILE_SEND; }
-INLINE i32 wait_tile(const job *j, const tile *t)
-{
-  return t->kind == TILE_OWN ? wait_partials(j, t) : wait_result(j, t);
-}
+INLINE i32 reads_staging(const tile *t) { return t->kind == TILE_OWN; }
+INLINE i32 wait_tile(const job *j, const tile *t) { return wait_partials(j, t); }
 
 // Ranks that the buffers of a tile go to.
-INLINE i32 sends_to(const tile *t)
-{
-  return t->kind == TILE_SEND ? 1 : t->kind == TILE_OWN ? 1 : 0;
-}
+INLINE i32 sends_to(const tile *t) { return t->kind == TILE_SEND; }
 
 INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
 {
-  i32 r;
   if (t->kind == TILE_SEND && !quiet) {
     tma_store_4d(j->map_out + t->shard, buffer, x, y, j->rank, (i32)(j->epoch & 1));
   } else if (t->kind != TILE_SEND) {
-    tma_store_2d(j->map_c + t->shard, buffer, x, y);
-    if (t->kind == TILE_OWN && !quiet) {
-      NO_UNROLL
-      for (r = 0; r < 2; ++r) {
-        if (r != j->rank) tma_store_4d(j->map_fin + r, buffer, x, y, 0, (i32)(j->epoch & 1));
-      }
-    }
+    tma_store_2d(j->map_c, buffer, x, y);
   }
 }
 
 // Storer, when the tile's stores are complete and visible to it.
 INLINE void signal_tile(const job *j, const tile *t)
 {
-  i32 r;
   if (t->kind == TILE_SEND) {
     global_store_release_sys(signal_word(j, t->shard, j->rank, t->number), j->epoch);
   }
-  if (t->kind == TILE_OWN) {
-    NO_UNROLL
-    for (r = 0; r < 2; ++r) {
-      if (r != j->rank) global_store_release_sys(signal_word(j, r, 2 + j->rank, t->number), j->epoch);
-    }
-  }
 }
-// Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
-// nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
-// the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
+// Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
+// looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
+// a step go in chunks of a tile per cluster, chunk c of a step comes in round c + step_delay, and a
+// round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
+// their rows of A in L2.
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
+// First tile of this block's cluster, and the stride to its next.
+INLINE u32 first_tile(void) { return block_id() / 1; }
+INLINE u32 tile_stride(void) { return block_count() / 1; }
+
 INLINE i32 shard_rows(const job *j, i32 shard)
 {
   i32 left = j->m - shard * j->shard;
   return left < 0 ? 0 : left < j->shard ? left : j->shard;
 }
 
-INLINE tile tile_at(const job *j, u32 number)
+// Cluster tiles of a shard. Shard 0 has the most.
+INLINE i32 shard_tiles(const job *j, i32 shard)
+{
+  return div_up(shard_rows(j, shard), 128) * div_up(j->n, 128);
+}
+
+// A segment of the order: the tiles of one step in one round.
+typedef struct {
+  i32 first; // number of its first tile
+  i32 round, step;
+} segment;
+
+INLINE i32 chunk_tiles(void) { return tile_stride() < 2 ? 1 : (i32)(tile_stride() / 1); }
+
+// Index in the shard of a segment's first tile.
+INLINE i32 segment_begin(const segment *s, i32 chunks)
+{
+  return (s->round - step_delay(s->step, chunks)) * chunk_tiles();
+}
+
+INLINE i32 segment_tiles(const job *j, const segment *s, i32 chunks)
+{
+  i32 begin = segment_begin(s, chunks), left = shard_tiles(j, shard_of_step(j, s->step)) - begin;
+  return begin < 0 || left < 0 ? 0 : left < chunk_tiles() ? left : chunk_tiles();
+}
+
+// The tile of this number; `at`: a segment at or before it, {0} at first, moved on to its own.
+INLINE tile tile_at(const job *j, segment *at, u32 number)
 {
   tile t;
   i32 columns = div_up(j->n, 128);
-  i32 step, left = (i32)number;
+  i32 chunks = div_up(shard_tiles(j, 0), chunk_tiles());
+  i32 left, group, inside, height;
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
-  for (step = 0; step < 3; ++step) {
-    i32 shard = shard_of_step(j, step);
-    i32 rows = div_up(shard_rows(j, shard), 128);
-    if (left < rows * columns) {
-      i32 group = left / (8 * columns), inside = left % (8 * columns);
-      i32 height = rows - group * 8;
-      if (height > 8) height = 8;
-      t.kind = step_kind(step);
-      t.shard = shard;
-      t.tm = (group * 8 + inside % height) * 1;
-      t.tn = inside / height * 1;
-      t.number = t.tm * columns * 1 + t.tn;
+  for (;;) {
+    i32 size = segment_tiles(j, at, chunks);
+    left = (i32)number - at->first;
+    if (left < size) break;
+    if (at->step + 1 < 2) {
+      ++at->step;
+    } else if (at->round + 1 < chunks + step_delay(1, chunks)) {
+      ++at->round;
+      at->step = 0;
+    } else {
       return t;
     }
-    left -= rows * columns;
+    at->first += size;
   }
+  left += segment_begin(at, chunks);
+  t.kind = step_kind(at->step);
+  t.shard = shard_of_step(j, at->step);
+  group = left / (8 * columns);
+  inside = left % (8 * columns);
+  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  if (height > 8) height = 8;
+  t.tm = (group * 8 + inside % height) * 1;
+  t.tn = inside / height * 1;
+  t.number = t.tm * columns * 1 + t.tn;
   return t;
 }
 // The frame of a call on a comm: its number, headers, leave. Protocol: epochs never reset; what alternates
@@ -625,13 +604,6 @@ INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229456 + 8 * ind
 INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229520 + 8 * index; }
 INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229584 + 8 * index; }
 
-// First tile of this block's cluster, and the stride to its next.
-INLINE u32 first_tile(void) { return block_id() / 1; }
-INLINE u32 tile_stride(void) { return block_count() / 1; }
-
-// First k-tile of a part of k, which ends where the next begins. A part may be empty.
-INLINE i32 first_k_tile(const job *j, u32 part) { return (i32)part * div_up(j->k, 64) / 1; }
-
 // Loads this block's part of one k-tile; what the cluster shares is loaded in parts and multicast.
 INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, i32 row, i32 column)
 {
@@ -646,14 +618,15 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
 INLINE void produce(job *j)
 {
   u32 number, stage = 0, parity = 1;
-  i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
+  segment order = {0};
+  i32 k_tiles = div_up(j->k, 64);
   for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
+    tile t = tile_at(j, &order, number);
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
-    if (t.kind == TILE_END || t.kind == TILE_COPY) break;
+    if (t.kind == TILE_END) break;
     NO_UNROLL
-    for (i = k_first; i < k_end; ++i) {
+    for (i = 0; i < k_tiles; ++i) {
       mbar_wait(j->smem + 229416 + 8 * stage, parity);
       load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
       if (++stage == 5) {
@@ -666,15 +639,28 @@ INLINE void produce(job *j)
 
 // Waits until *next, then moves it on. Stores to peers that come faster than the link takes them queue up
 // inside the SM, where they hold up the main loop's loads; so a block that still computes sends its share
-// of 200 GB/s and no more.
-INLINE void pace(u64 *next, i32 peers)
+// of 280 GB/s and no more.
+INLINE void pace(u64 *next, u32 number, i32 peers)
 {
   u64 now = clock_ns();
+  u32 ns = (u32)peers * (8192 * block_count() / 280); // if all blocks send
   while (now < *next) {
     pause_ns(100);
     now = clock_ns();
   }
-  *next = now + (u32)peers * (8192 * block_count() / 200);
+  if (number >= tile_stride()) ns = ns * 1 / 1;
+  *next = (now > *next + ns ? now : *next) + ns; // a little late is made up for
+}
+
+// Does this block compute another tile?
+INLINE i32 computes_after(const job *j, segment order, u32 number)
+{
+  i32 kind;
+  do {
+    number += tile_stride();
+    kind = tile_at(j, &order, number).kind;
+  } while (kind == TILE_COPY);
+  return kind != TILE_END;
 }
 
 // Every tile's buffers in the order of their positions, each to where the policy sends it (store_buffer: x
@@ -682,6 +668,7 @@ INLINE void pace(u64 *next, i32 peers)
 INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
+  segment order = {0};
   u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   i32 quiet = 0;   // nothing may leave this rank
@@ -689,13 +676,13 @@ INLINE void store(job *j)
   quiet = call_aborted(j) != 0;
   u64 next = 0;
   for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
+    tile t = tile_at(j, &order, number);
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
     i32 peers = sends_to(&t);
     // Behind its last tile a block has no main loop to spare.
-    if (!computes(tile_at(j, number + tile_stride()).kind)) peers = 0;
+    if (peers > 0 && !computes_after(j, order, number)) peers = 0;
     NO_UNROLL
     for (i = 0; i < 2; ++i) {
       NO_UNROLL
@@ -704,7 +691,7 @@ INLINE void store(job *j)
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
-          if (peers > 0) pace(&next, peers);
+          if (peers > 0) pace(&next, number, peers);
           store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
@@ -732,8 +719,8 @@ INLINE void store(job *j)
   tma_store_wait(0);
 }
 
-// The buffers of one tile: own tiles get the peers' partials, copied tiles the finished values (these go
-// to the storer at once), others come empty.
+// The buffers of one tile: own tiles get the peers' partials, copied tiles the finished values, others come
+// empty.
 INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
 {
   u32 position = *at, group;
@@ -758,11 +745,6 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
             tma_load_4d(out_buffer(j, index), j->map_in, out_ready(j, index), x, row, src, half);
           } else {
             mbar_arrive(out_ready(j, index));
-            if (t->kind == TILE_COPY) {
-              mbar_arrive_many(out_full(j, index), 3); // in place of the consumer's warps
-              mbar_arrive_expect(out_full(j, index), 8192);
-              tma_load_4d(out_buffer(j, index), j->map_in + 1 + t->shard, out_full(j, index), x, row, 0, half);
-            }
           }
         }
         ++position;
@@ -775,10 +757,11 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
 INLINE void load(job *j)
 {
   u32 number, turn = 0, position[2] = {0, 0};
+  segment order = {0};
   i32 alive = 1;
   j->epoch = call_epoch(j);
   for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
+    tile t = tile_at(j, &order, number);
     if (t.kind == TILE_END) break;
     if (alive && reads_staging(&t)) alive = wait_tile(j, &t);
     if (!alive) smem_store_relaxed_u32(j->smem + 229664, 1); // the storer publishes nothing from here on
@@ -791,7 +774,7 @@ INLINE void load(job *j)
   }
 }
 
-// One lane of the warpgroup (one per block that shares loads) gives a stage back to the producers.
+// One lane of the warpgroup (one per block of the cluster) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
 {
   if (thread == 0) mbar_arrive(j->smem + 229416 + 8 * stage);
@@ -828,11 +811,11 @@ INLINE void multiply_begin(const job *j, float *acc, u32 group, u32 thread, i32 
   }
 }
 
-// Waits for the last group; `at`: number of the tile's first k-tile.
-INLINE void multiply_end(const job *j, u32 thread, i32 k_tiles, u32 at)
+// Waits for the last group; `at`: number of the tile's last k-tile.
+INLINE void multiply_end(const job *j, u32 thread, u32 at)
 {
   wgmma_wait(0);
-  release_stage(j, (at + (u32)k_tiles - 1) % 5, thread);
+  release_stage(j, at % 5, thread);
 }
 
 // Address of this lane's row for the 16 columns `q` of an output buffer (swizzled as TMA does for rows of
@@ -851,36 +834,26 @@ INLINE void pass_on(const job *j, u32 index, u32 thread)
   if ((thread & 31) == 0) mbar_arrive(out_full(j, index));
 }
 
+// values += what the peer's partial in this output buffer has at this thread's places.
+INLINE void add_buffer(const job *j, float *values, u32 index, u32 thread)
+{
+  u32 q, e, r[4];
+  for (q = 0; q < 4; ++q) {
+    smem_load_matrix_x4(fragment(out_buffer(j, index), thread, q), r);
+    for (e = 0; e < 4; ++e) {
+      values[q * 8 + e * 2] += unpack_low(r[e]);
+      values[q * 8 + e * 2 + 1] += unpack_high(r[e]);
+    }
+  }
+}
+
 // values = sum over ranks, in rank order, of this rank's values and the peers' partials. Returns with
 // the last partial's buffer still held, at *position.
 INLINE void add_partials(const job *j, float *values, u32 group, u32 thread, u32 *position)
 {
-  float own[32];
-  i32 src, left = 1, e;
-  for (e = 0; e < 32; ++e) {
-    own[e] = values[e];
-    values[e] = 0.0f;
-  }
-  NO_UNROLL
-  for (src = 0; src < 2; ++src) {
-    if (src == j->rank) {
-      for (e = 0; e < 32; ++e) values[e] += own[e];
-    } else {
-      u32 index = out_index(group, *position), q, r[4];
-      mbar_wait(out_ready(j, index), out_parity(*position));
-      for (q = 0; q < 4; ++q) {
-        smem_load_matrix_x4(fragment(out_buffer(j, index), thread, q), r);
-        for (e = 0; e < 4; ++e) {
-          values[q * 8 + e * 2] += unpack_low(r[e]);
-          values[q * 8 + e * 2 + 1] += unpack_high(r[e]);
-        }
-      }
-      if (--left > 0) {
-        pass_on(j, index, thread);
-        ++*position;
-      }
-    }
-  }
+  u32 index = out_index(group, *position);
+  mbar_wait(out_ready(j, index), out_parity(*position));
+  add_buffer(j, values, index, thread);
 }
 
 INLINE void add_bias(const job *j, float *values, i32 column)
@@ -919,23 +892,22 @@ INLINE void write_part(const job *j, float *values, i32 column, u32 group, u32 t
   ++*position;
 }
 
-// The parts of an own tile, with the peers' partials. One copy of the code for all parts, at the price of
-// copied values: the partials are what it waits for.
-INLINE void write_own(const job *j, const tile *t, const float *acc, u32 group, u32 thread, u32 *position)
+// A part of an own tile, with the peers' partials; column: of the thread's first pair.
+INLINE void write_own_part(const job *j, float *values, i32 column, u32 group, u32 thread, u32 *position)
 {
-  float values[32];
-  i32 part, e;
-  NO_UNROLL
-  for (part = 0; part < 4; ++part) {
-    if (part == 0) for (e = 0; e < 32; ++e) values[e] = acc[0 + e];
-    if (part == 1) for (e = 0; e < 32; ++e) values[e] = acc[32 + e];
-    if (part == 2) for (e = 0; e < 32; ++e) values[e] = acc[64 + e];
-    if (part == 3) for (e = 0; e < 32; ++e) values[e] = acc[96 + e];
-    add_partials(j, values, group, thread, position);
-    if (j->bias != 0) add_bias(j, values, t->tn * 128 + part % 2 * 64 + (i32)(thread & 3) * 2);
-    fill_buffer(j, values, out_index(group, *position), thread);
-    ++*position;
-  }
+  add_partials(j, values, group, thread, position);
+  if (j->bias != 0) add_bias(j, values, column);
+  fill_buffer(j, values, out_index(group, *position), thread);
+  ++*position;
+}
+
+INLINE void write_own(const job *j, const tile *t, float *acc, u32 group, u32 thread, u32 *position)
+{
+  i32 column = t->tn * 128 + (i32)(thread & 3) * 2;
+  write_own_part(j, acc + 0, column + 0, group, thread, position);
+  write_own_part(j, acc + 32, column + 64, group, thread, position);
+  write_own_part(j, acc + 64, column + 0, group, thread, position);
+  write_own_part(j, acc + 96, column + 64, group, thread, position);
 }
 
 // Turns: a warpgroup enters the ring of stages when the other has seen its last stage filled. Without it
@@ -952,16 +924,18 @@ INLINE void pass_turn(const job *j, u32 group, u32 thread)
 INLINE void consume(const job *j, u32 group, u32 thread)
 {
   float acc[128];
-  i32 k_tiles = first_k_tile(j, j->k_part + 1) - first_k_tile(j, j->k_part);
+  i32 k_tiles = div_up(j->k, 64);
   u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
   u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
-  tile t = tile_at(j, number), next;
-  for (; t.kind != TILE_END && t.kind != TILE_COPY; t = next, number += stride, at += step) {
+  segment order = {0};
+  tile t = tile_at(j, &order, number), next;
+  for (; t.kind != TILE_END; t = next, number += stride) {
     await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
     pass_turn(j, group, thread);
-    next = tile_at(j, number + stride); // under the last tensor core instructions
-    multiply_end(j, thread, k_tiles, at);
+    next = tile_at(j, &order, number + stride); // under the last tensor core instructions
+    multiply_end(j, thread, at + (u32)k_tiles - 1);
+    at += step;
     if (t.kind == TILE_OWN) {
       write_own(j, &t, acc, group, thread, &position);
       continue;
@@ -987,7 +961,7 @@ INLINE void init_barriers(const job *j)
   }
   NO_UNROLL
   for (i = 0; i < 8; ++i) {
-    mbar_init(out_full(j, i), 4);
+    mbar_init(out_full(j, i), 4); // the warps of a warpgroup
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
@@ -997,10 +971,10 @@ INLINE void init_barriers(const job *j)
   mbar_init_fence();
 }
 
-KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g200_twoshot(
+KERNEL(384, 1) tml_gemm_rs_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g280_push(
     const GRID_CONSTANT map_table_1 map_a,
     const GRID_CONSTANT map_table_1 map_b,
-    const GRID_CONSTANT map_table_2 map_c,
+    const GRID_CONSTANT map_table_1 map_c,
     u64 bias,
     i32 m,
     i32 n,
@@ -1013,9 +987,8 @@ KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g200
     const GRID_CONSTANT addr_table pad,
     i32 signal_stride,
     const GRID_CONSTANT addr_table signals,
-    const GRID_CONSTANT map_table_3 map_in,
-    const GRID_CONSTANT map_table_2 map_out,
-    const GRID_CONSTANT map_table_2 map_fin)
+    const GRID_CONSTANT map_table_1 map_in,
+    const GRID_CONSTANT map_table_2 map_out)
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
@@ -1036,10 +1009,8 @@ KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g200
   j.signals = signals.at;
   j.map_in = map_in.at;
   j.map_out = map_out.at;
-  j.map_fin = map_fin.at;
   j.smem = smem_base();
   j.block = 0;
-  j.k_part = 0;
   j.epoch = 0;
   if (thread == 0) init_barriers(&j);
   block_sync();
