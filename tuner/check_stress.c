@@ -356,7 +356,7 @@ static tml_status make_arena(stress *t)
                                                  : MOST_ARENA;
   void *host;
   TRY(CU(t->r->api, cuMemAlloc, (&t->arena, t->arena_bytes)));
-  TRY(rig_host(t->r, 0, t->arena_bytes, &host));
+  TRY(rig_host(t->r, t->arena_bytes, &host));
   t->host = host;
   t->kept = malloc(t->mix.largest);
   return t->kept ? TML_OK : tml_fail(TML_MEMORY, "no memory for an output");

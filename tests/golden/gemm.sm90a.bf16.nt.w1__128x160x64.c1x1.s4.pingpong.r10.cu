@@ -404,22 +404,20 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
   tile t;
   i32 columns = div_up(j->n, 160);
   i32 chunks = 1;
-  i32 left, group, inside, height;
+  i32 left, group, inside, height, size = segment_tiles(j, at, chunks);
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
-  for (;;) {
-    i32 size = segment_tiles(j, at, chunks);
-    left = (i32)number - at->first;
-    if (left < size) break;
+  while ((i32)number - at->first >= size) {
     if (at->step + 1 < 1) {
       ++at->step;
     } else {
       return t;
     }
     at->first += size;
+    size = segment_tiles(j, at, chunks);
   }
-  left += segment_begin(at, chunks);
+  left = (i32)number - at->first + segment_begin(at, chunks);
   t.kind = step_kind(at->step);
   t.shard = shard_of_step(j, at->step);
   group = left / (8 * columns);

@@ -516,14 +516,11 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
   tile t;
   i32 columns = div_up(j->n, 128);
   i32 chunks = div_up(shard_tiles(j, 0), chunk_tiles());
-  i32 left, group, inside, height;
+  i32 left, group, inside, height, size = segment_tiles(j, at, chunks);
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
-  for (;;) {
-    i32 size = segment_tiles(j, at, chunks);
-    left = (i32)number - at->first;
-    if (left < size) break;
+  while ((i32)number - at->first >= size) {
     if (at->step + 1 < 2) {
       ++at->step;
     } else if (at->round + 1 < chunks + step_delay(1, chunks)) {
@@ -533,8 +530,9 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
       return t;
     }
     at->first += size;
+    size = segment_tiles(j, at, chunks);
   }
-  left += segment_begin(at, chunks);
+  left = (i32)number - at->first + segment_begin(at, chunks);
   t.kind = step_kind(at->step);
   t.shard = shard_of_step(j, at->step);
   group = left / (8 * columns);
