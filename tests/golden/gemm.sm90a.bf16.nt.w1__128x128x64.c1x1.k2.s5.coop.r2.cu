@@ -375,8 +375,6 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
 #define TILE_END 3
 
-INLINE i32 computes(i32 kind) { return kind == TILE_OWN || kind == TILE_SEND; }
-
 typedef struct {
   i32 kind;
   i32 shard;
@@ -395,41 +393,78 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
   (void)t, (void)quiet;
   tma_store_2d(j->map_c, buffer, x, y);
 }
-// Which tile next: a closed formula of the tile's number, so that every role finds the same answer and
-// nothing is looked up. A policy gives the order of the shards (shard_of_step, step_kind); inside a shard
-// the raster walks groups of 8 rows of cluster tiles, which keeps their rows of A in L2.
+// Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
+// looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
+// a step go in chunks of all, chunk c of a step comes in round c + step_delay, and a
+// round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
+// their rows of A in L2.
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
+// First tile of this block's cluster, and the stride to its next.
+INLINE u32 first_tile(void) { return block_id() / 2; }
+INLINE u32 tile_stride(void) { return block_count() / 2; }
+
 INLINE i32 shard_rows(const job *j, i32 shard)
 {
   return j->m;
 }
 
-INLINE tile tile_at(const job *j, u32 number)
+// Cluster tiles of a shard. Shard 0 has the most.
+INLINE i32 shard_tiles(const job *j, i32 shard)
+{
+  return div_up(shard_rows(j, shard), 128) * div_up(j->n, 128);
+}
+
+// A segment of the order: the tiles of one step in one round.
+typedef struct {
+  i32 first; // number of its first tile
+  i32 round, step;
+} segment;
+
+INLINE i32 chunk_tiles(void) { return 0x7fffffff; }
+
+// Index in the shard of a segment's first tile.
+INLINE i32 segment_begin(const segment *s, i32 chunks)
+{
+  return (void)s, (void)chunks, 0;
+}
+
+INLINE i32 segment_tiles(const job *j, const segment *s, i32 chunks)
+{
+  i32 begin = segment_begin(s, chunks), left = shard_tiles(j, shard_of_step(j, s->step)) - begin;
+  return begin < 0 || left < 0 ? 0 : left < chunk_tiles() ? left : chunk_tiles();
+}
+
+// The tile of this number; `at`: a segment at or before it, {0} at first, moved on to its own.
+INLINE tile tile_at(const job *j, segment *at, u32 number)
 {
   tile t;
   i32 columns = div_up(j->n, 128);
-  i32 step, left = (i32)number;
+  i32 chunks = 1;
+  i32 left, group, inside, height, size = segment_tiles(j, at, chunks);
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
-  for (step = 0; step < 1; ++step) {
-    i32 shard = shard_of_step(j, step);
-    i32 rows = div_up(shard_rows(j, shard), 128);
-    if (left < rows * columns) {
-      i32 group = left / (8 * columns), inside = left % (8 * columns);
-      i32 height = rows - group * 8;
-      if (height > 8) height = 8;
-      t.kind = step_kind(step);
-      t.shard = shard;
-      t.tm = (group * 8 + inside % height) * 1;
-      t.tn = inside / height * 1;
-      t.number = t.tm * columns * 1 + t.tn;
+  while ((i32)number - at->first >= size) {
+    if (at->step + 1 < 1) {
+      ++at->step;
+    } else {
       return t;
     }
-    left -= rows * columns;
+    at->first += size;
+    size = segment_tiles(j, at, chunks);
   }
+  left = (i32)number - at->first + segment_begin(at, chunks);
+  t.kind = step_kind(at->step);
+  t.shard = shard_of_step(j, at->step);
+  group = left / (8 * columns);
+  inside = left % (8 * columns);
+  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  if (height > 8) height = 8;
+  t.tm = (group * 8 + inside % height) * 1;
+  t.tn = inside / height * 1;
+  t.number = t.tm * columns * 1 + t.tn;
   return t;
 }
 
@@ -441,10 +476,6 @@ INLINE u32 out_buffer(const job *j, u32 index) { return j->smem + 163840 + index
 INLINE u32 out_full(const job *j, u32 index) { return j->smem + 213072 + 8 * index; }
 INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 213104 + 8 * index; }
 INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 213136 + 8 * index; }
-
-// First tile of this block's cluster, and the stride to its next.
-INLINE u32 first_tile(void) { return block_id() / 2; }
-INLINE u32 tile_stride(void) { return block_count() / 2; }
 
 // First k-tile of a part of k, which ends where the next begins. A part may be empty.
 INLINE i32 first_k_tile(const job *j, u32 part) { return (i32)part * div_up(j->k, 64) / 2; }
@@ -529,12 +560,13 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
 INLINE void produce(job *j)
 {
   u32 number, stage = 0, parity = 1;
+  segment order = {0};
   i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
   for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
+    tile t = tile_at(j, &order, number);
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
-    if (t.kind == TILE_END || t.kind == TILE_COPY) break;
+    if (t.kind == TILE_END) break;
     NO_UNROLL
     for (i = k_first; i < k_end; ++i) {
       mbar_wait(j->smem + 213032 + 8 * stage, parity);
@@ -552,10 +584,11 @@ INLINE void produce(job *j)
 INLINE void store(job *j)
 {
   u32 number, position = 0; // of the warpgroups of this tile
+  segment order = {0};
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   i32 quiet = 0;   // nothing may leave this rank
   for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, number);
+    tile t = tile_at(j, &order, number);
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
@@ -685,12 +718,14 @@ INLINE void consume(const job *j, u32 group, u32 thread)
   u32 summed_tiles = 0, finishes = warp_uniform(share_of(thread / 64, group) == j->k_part), e;
   u32 number = first_tile(), stride = tile_stride();
   u32 position = 0, at = 0, step = (u32)k_tiles;
-  tile t = tile_at(j, number), next;
-  for (; t.kind != TILE_END && t.kind != TILE_COPY; t = next, number += stride, at += step) {
+  segment order = {0};
+  tile t = tile_at(j, &order, number), next;
+  for (; t.kind != TILE_END; t = next, number += stride) {
     if (k_tiles == 0) for (e = 0; e < 64; ++e) acc[e] = 0.0f;
     multiply_begin(j, acc, group, thread, k_tiles, at);
-    next = tile_at(j, number + stride); // under the last tensor core instructions
+    next = tile_at(j, &order, number + stride); // under the last tensor core instructions
     multiply_end(j, thread, k_tiles, at);
+    at += step;
     if (!finishes) {
       send_sums(j, acc, group, thread, summed_tiles++);
       continue;
@@ -716,7 +751,7 @@ INLINE void init_barriers(const job *j)
   }
   NO_UNROLL
   for (i = 0; i < 4; ++i) {
-    mbar_init(out_full(j, i), 2);
+    mbar_init(out_full(j, i), 2); // the warps of a warpgroup that finish its share
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
