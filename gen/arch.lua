@@ -11,6 +11,7 @@ M.list = {
     fma = 2048,            -- 16-bit FMAs with fp32 accumulation
     smem_rate = 128,       -- bytes between shared memory and the tensor cores
     l2_rate = 46,          -- bytes from L2 into shared memory, all SMs active
+    dsmem_rate = 32,       -- bytes from other blocks of the cluster
     dram = 4.0e12,         -- bytes per second
     mover = 4.0e10,        -- bytes per second of a block that carries data to peers
     link = { nvlink = 3.5e11, pcie = 2.5e10 } }, -- bytes per second, one way

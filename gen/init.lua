@@ -41,7 +41,7 @@ local function view(v)
     op = v.kind ~= "aux" and v.op or nil, dtype = v.dtype, layout = v.layout, world = v.world,
     pattern = v.comm,
     tile_m = tile[1], tile_n = tile[2], tile_k = tile[3],
-    cluster_m = cluster[1], cluster_n = cluster[2], stages = v.stages or 0,
+    cluster_m = cluster[1], cluster_n = cluster[2], split = v.split or 1, stages = v.stages or 0,
     box_a = d.box_a or 0, box_b = d.box_b or 0, box_c = d.box_c or 0, box_n = d.box_n or 0,
     threads = d.threads or 0, smem = d.smem or 0, cooperative = d.cooperative or false,
     overlap = d.overlap or false,

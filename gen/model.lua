@@ -20,14 +20,18 @@ end
 
 -- Clocks of one output tile.
 local function tile_clocks(v, p, facts)
-  local bm, bn = v.tile[1], v.tile[2]
-  local mma = p.k * bm * bn / facts.fma
-  local l2 = p.k * 2 * (bm / v.cluster[2] + bn / v.cluster[1]) / facts.l2_rate
+  local bm, bn, bk = table.unpack(v.tile)
+  local k = cdiv(cdiv(p.k, bk), v.split) * bk -- of one block
+  local mma = k * bm * bn / facts.fma
+  local l2 = k * 2 * (bm / v.cluster[2] + bn / v.cluster[1]) / facts.l2_rate
   -- each consumer warpgroup reads its rows of A and all of B
-  local smem = p.k * 2 * (bm + 2 * bn) / facts.smem_rate
+  local smem = k * 2 * (bm + 2 * bn) / facts.smem_rate
   local fill = 1500 -- first loads of a tile, not hidden when tiles are short
   local epilogue = bm * bn / 16
-  return math.max(mma, l2, smem) + epilogue + (p.k < 2048 and fill or fill / 4)
+  local sums = v.split - 1 -- of as many blocks come for a share of the tile
+  local exchange = sums > 0 and 1500 * facts.clock + sums * bm * bn * 4 / v.split / facts.dsmem_rate
+    or 0
+  return math.max(mma, l2, smem) + exchange + epilogue + (k < 2048 and fill or fill / 4)
 end
 
 -- ag_gemm: when the last shard has arrived, and what its tiles still need then: the k-tiles of one
@@ -85,7 +89,7 @@ function M.cost(v, p, machine)
     end
     return us
   end
-  local clusters = math.max(1, (sms - v.movers) // (v.cluster[1] * v.cluster[2]))
+  local clusters = math.max(1, (sms - v.movers) // (v.cluster[1] * v.cluster[2] * v.split))
   local waves = cdiv(math.max(1, cluster_tiles(v, p)), clusters)
   local tile_us = tile_clocks(v, p, facts) / (facts.clock * 1e3)
   local us = waves * tile_us + 4

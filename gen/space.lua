@@ -25,7 +25,7 @@ end
 
 local function finish(v, family, knobs)
   v.name = key_text(v) .. "__" .. table.concat(knobs, ".")
-  v.symbol = v.kind == "library" and "" or "tml_" .. v.name:gsub("[^%w]", "_")
+  v.symbol = ""
   if v.kind == "library" then return v, nil end
   local facts = arch.get(v.arch)
   local body = body_of(family)
@@ -33,6 +33,7 @@ local function finish(v, family, knobs)
   v.template = body.template
   v.isa = facts.isa
   if not reason then
+    v.symbol = "tml_" .. v.name:gsub("[^%w]", "_")
     v.derived = body.derive(v, facts)
     v.unbuffered = body.unbuffered and body.unbuffered(v) or 0
   end

@@ -89,8 +89,9 @@ typedef struct tml_variant {
   tml_layout layout;
   int world;
   tml_pattern pattern;
-  int tile_m, tile_n, tile_k; /* of one CTA */
-  int cluster_m, cluster_n, stages;
+  int tile_m, tile_n, tile_k;      /* of one CTA */
+  int cluster_m, cluster_n, split; /* blocks of a cluster: the product; split: parts of k */
+  int stages;
   int box_a, box_b, box_c; /* rows of the TMA boxes of A, B and outputs; A, B: tile_k columns */
   int box_n;               /* columns of the output box: 64 or 32 */
   int chunks_k, chunks_m;  /* `ce`: parts in which a shard is copied, along k or along m */

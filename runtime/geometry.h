@@ -21,6 +21,8 @@ static inline int64_t tml_rows_of(int64_t m, int world, int r)
   return left < 0 ? 0 : left < shard ? left : shard;
 }
 
+/* Blocks of a cluster. */
+int tml_cluster_blocks(const tml_variant *variant);
 /* Clusters that compute: one per cluster tile of all shards, at least 1, at most what the device
  * holds beside the movers. */
 int64_t tml_clusters(const tml_kernel *kernel, const tml_problem *problem, int64_t m);

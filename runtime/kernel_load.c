@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "geometry.h"
 #include "kernel.h"
 #include "maps.h"
 #include "plan.h"
@@ -48,8 +49,7 @@ static tml_status check_params(tml_ctx *ctx, const tml_kernel *kernel)
 static tml_status occupancy(tml_ctx *ctx, tml_kernel *kernel)
 {
   const tml_variant *v = &kernel->variant;
-  unsigned cluster = (unsigned)(v->cluster_m > 0 ? v->cluster_m : 1) *
-                     (unsigned)(v->cluster_n > 0 ? v->cluster_n : 1);
+  unsigned cluster = (unsigned)tml_cluster_blocks(v);
   int count = 0;
   if (cluster > 1) {
     CUlaunchAttribute size = {.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION};

@@ -256,6 +256,7 @@ static void add_fields(table *t, const tml_variant *v)
   field(t, "symbol", "%s", v->symbol);
   field(t, "tile m x n x k", "%d x %d x %d", v->tile_m, v->tile_n, v->tile_k);
   field(t, "cluster m x n", "%d x %d", v->cluster_m, v->cluster_n);
+  field(t, "parts of k", "%d", v->split);
   field(t, "stages", "%d", v->stages);
   field(t, "TMA box rows a, b, c", "%d, %d, %d", v->box_a, v->box_b, v->box_c);
   field(t, "TMA box columns c", "%d", v->box_n);

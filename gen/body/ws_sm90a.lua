@@ -3,23 +3,29 @@
 --
 -- One producer warpgroup (TMA loads; storer, loader and herald warps beside it) and two consumer
 -- warpgroups. Schedule coop: they share every tile, half its rows each. pingpong: each takes every
--- second tile, so that its epilogue runs under the other's tensor cores.
+-- second tile, so that its epilogue runs under the other's tensor cores. Split: blocks of a cluster
+-- compute parts of k of the same tile.
 local params = require "params"
 
 local M = { template = "kernel/ws_sm90a.cu.in", arch = "sm_90a" }
 
 local CONSUMERS = 2  -- consumer warpgroups
-local SUB = 64       -- rows of an output buffer
+local SUB = 64       -- rows of an output buffer, of a tile that is not split
 local GROUP = 8      -- m-blocks that a raster group walks before the next column of tiles
+local STAGES = { 3, 4, 5, 6 }
+local MOST_BLOCKS = 4 -- of a cluster: larger ones leave SMs of a GPC idle
 
 local function product(v) return table.concat(v, "x") end
 
 -- Axes in the order of the name; `print` gives the name's part.
 M.axes = {
   { "tile", { { 128, 128, 64 }, { 128, 160, 64 }, { 128, 192, 64 }, { 128, 256, 64 },
-      { 256, 128, 64 }, { 256, 160, 64 }, { 64, 256, 64 } }, print = product },
+      { 256, 128, 64 }, { 256, 160, 64 }, { 256, 192, 64 }, { 64, 256, 64 } }, print = product },
   { "cluster", { { 1, 1 }, { 2, 1 }, { 1, 2 } }, print = function(v) return "c" .. product(v) end },
-  { "stages", { 3, 4, 5, 6 }, print = function(v) return "s" .. v end },
+  -- Parts of k, each computed by a block of its own; the cluster adds them up through its shared
+  -- memory. For GEMMs with too few tiles for all SMs.
+  { "split", { 1, 2, 4 }, print = function(v) return v > 1 and "k" .. v or "" end },
+  { "stages", STAGES, print = function(v) return "s" .. v end },
   { "schedule", { "coop", "pingpong" } },
   -- Output buffers of each consumer warpgroup. A whole tile's worth lets the warpgroup go on at
   -- once while slow stores (to a peer) drain; two leave room for another stage.
@@ -82,7 +88,18 @@ local function row_blocks(v)
 end
 local function tile_parts(v) return row_blocks(v) * v.tile[2] // part_columns(v) end
 
-local function ring_bytes(v, ring) return CONSUMERS * ring * SUB * part_columns(v) * 2 end
+-- Of the rows of a warpgroup's 64-row block, a block of a split tile stores its share.
+local function box_rows(v) return SUB // v.split end
+
+local function ring_bytes(v, ring) return CONSUMERS * ring * box_rows(v) * part_columns(v) * 2 end
+
+-- What the other blocks of a split tile have summed for this one's share of it, fp32.
+local function sums_bytes(v) return (v.split - 1) * v.tile[1] * v.tile[2] * 4 // v.split end
+
+local function barrier_count(v, stages, ring)
+  local split = v.split > 1 and CONSUMERS * (tile_parts(v) + 1) or 0
+  return 2 * stages + 3 * CONSUMERS * ring + CONSUMERS + split
+end
 
 local function stage_bytes(v)
   return (v.tile[1] + v.tile[2]) * v.tile[3] * 2
@@ -90,8 +107,8 @@ end
 
 local function smem_bytes(v, stages, ring)
   -- 16: the words of the call
-  local barriers = 8 * (2 * stages + 3 * CONSUMERS * ring + CONSUMERS) + 16
-  return stages * stage_bytes(v) + ring_bytes(v, ring) + barriers
+  return stages * stage_bytes(v) + ring_bytes(v, ring) + sums_bytes(v)
+    + 8 * barrier_count(v, stages, ring) + 16
 end
 
 -- A mover's step is what a stage of operands has room for: all rows of a tile, and as many lines
@@ -111,11 +128,14 @@ function M.derive(v)
   local names = param_list(v.comm)
   local counts = map_counts(v.comm, v.world)
   local ring = v.stages * stage_bytes(v)
-  local bars = ring + ring_bytes(v, v.ring)
-  local words = bars + 8 * (2 * v.stages + 3 * CONSUMERS * v.ring + CONSUMERS)
+  local sums = ring + ring_bytes(v, v.ring)
+  local bars = sums + sums_bytes(v)
+  local words = bars + 8 * barrier_count(v, v.stages, v.ring)
+  local turn = bars + 16 * v.stages + 24 * CONSUMERS * v.ring
   return {
-    BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, CL = cm * cn, STAGES = v.stages, GROUP = GROUP,
-    CONSUMERS = CONSUMERS, RING = v.ring, SUB = SUB, PART = part_columns(v),
+    BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, SPLIT = v.split, CL = cm * cn * v.split,
+    STAGES = v.stages, GROUP = GROUP,
+    CONSUMERS = CONSUMERS, RING = v.ring, SUB = box_rows(v), PART = part_columns(v),
     pingpong = v.schedule == "pingpong", MI = row_blocks(v),
     PACE = v.pace, fixed = v.roles == "fixed",
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
@@ -126,10 +146,11 @@ function M.derive(v)
     at_out_full = bars + 16 * v.stages,
     at_out_empty = bars + 16 * v.stages + 8 * CONSUMERS * v.ring,
     at_out_ready = bars + 16 * v.stages + 16 * CONSUMERS * v.ring,
-    at_turn = bars + 16 * v.stages + 24 * CONSUMERS * v.ring,
+    at_turn = turn, at_sums = sums, at_summed = turn + 8 * CONSUMERS,
+    at_credit = turn + 8 * CONSUMERS * (1 + tile_parts(v)),
     at_dead = words,
     -- TMA boxes, rows: each block of a cluster loads its part of what the cluster shares
-    box_a = bm // cn, box_b = bn // cm, box_c = SUB, box_n = part_columns(v),
+    box_a = bm // cn, box_b = bn // cm, box_c = box_rows(v), box_n = part_columns(v),
     cooperative = sends_partials(v.comm),
     overlap = v.comm == "none" or v.comm == "ce" or v.comm == "sm",
     on_comm = v.comm ~= "none",
@@ -151,9 +172,21 @@ function M.refuse(v, arch)
     return ("schedule: %s gives a warpgroup %d rows, not a multiple of 64"):format(v.schedule, rows)
   end
   local accumulators = rows * v.tile[2] // 128
-  if accumulators > 160 then
+  if accumulators > 192 then
     return ("registers: %d accumulators a thread leave no room for the epilogue"):format(
       accumulators)
+  end
+  if accumulators > 160 and sends_partials(v.comm) then
+    return ("registers: %d accumulators a thread leave no room for the sum of partials"):format(
+      accumulators)
+  end
+  if v.split > 1 then
+    if sends_partials(v.comm) then return "split: a tile's signal has one writer" end
+    if v.schedule ~= "coop" then return "split: pingpong would hold the sums of two tiles" end
+    local blocks = v.split * v.cluster[1] * v.cluster[2]
+    if blocks > MOST_BLOCKS then
+      return ("split: a cluster of %d blocks, at most %d"):format(blocks, MOST_BLOCKS)
+    end
   end
   if v.ring ~= 2 and v.ring ~= tile_parts(v) then
     return ("ring: %d is neither 2 nor a whole tile's %d"):format(v.ring, tile_parts(v))
@@ -168,8 +201,7 @@ function M.refuse(v, arch)
     return "ring: a whole tile fits beside as many stages"
   end
   local deeper = smem_bytes(v, v.stages + 1, v.ring)
-  local axis = M.axes[3][2]
-  if deeper <= arch.smem and v.stages < axis[#axis] then return "stages: a deeper pipeline fits" end
+  if deeper <= arch.smem and v.stages < STAGES[#STAGES] then return "stages: a deeper pipeline fits" end
 end
 
 -- Share of a tile's output that its warpgroups cannot leave behind in output buffers.

@@ -251,9 +251,10 @@ static void thread_left(emu_thread *self)
   emu_block_left(cta);
   if (cta->live > 0) return;
   if (cta->loads > 0) {
-    emu_hazard_here(EMU_MISUSE, 0,
-                    "the block ended while %u TMA loads were on their way into its shared memory",
-                    cta->loads);
+    emu_hazard_here(
+        EMU_MISUSE, 0,
+        "the block ended while %u asynchronous writes were on their way into its shared memory",
+        cta->loads);
   }
   --cta->cluster->left;
 }

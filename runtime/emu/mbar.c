@@ -82,6 +82,8 @@ static void complete_phase(emu_cta *cta, emu_mbar *bar)
   cta->slot->now[bar->agent % EMU_GROUP] = bar->base + bar->phase;
   bar->pending = bar->expected;
   emu_order_copy(&bar->done, &bar->open);
+  bar->done_far = bar->far;
+  bar->far = 0;
   emu_wake(cta->m, &bar->waiting);
 }
 
@@ -124,9 +126,15 @@ void emu_mbar_arrive_cluster(emu_site *site, u32 at)
   complete_phase(cta, bar);
 }
 
-void emu_mbar_wait(emu_site *site, u32 at, u32 parity)
+void emu_mbar_arrive_cluster_release(emu_site *site, u32 at)
 {
-  emu_thread *self = emu_enter(site);
+  emu_mbar *bar = emu_mbar_find(emu_self()->cta, at);
+  if (bar) bar->far = 1;
+  emu_mbar_add(site, at, 1, 0);
+}
+
+static void await(emu_thread *self, u32 at, u32 parity, int cluster)
+{
   emu_cta *cta;
   emu_mbar *bar = find(self, at, &cta);
   if (!bar) return;
@@ -134,9 +142,19 @@ void emu_mbar_wait(emu_site *site, u32 at, u32 parity)
   if (parity > 1) emu_hazard_here(EMU_BARRIER, at, "the parity %u", parity);
   while ((bar->phase & 1) == (parity & 1)) emu_wait(&bar->waiting, "mbar_wait", at, parity);
   if (bar->phase == 0) return;
+  if (bar->done_far && !cluster)
+    emu_hazard_here(EMU_BARRIER, at,
+                    "mbar_wait for what another block has written or released: mbar_wait_cluster");
   if (emu_vector_get(&self->warp->order.all, bar->agent) >= bar->base + bar->phase) return;
   emu_acquire(self->warp, &bar->done);
   emu_vector_raise(&self->warp->order.all, bar->agent, bar->base + bar->phase);
+}
+
+void emu_mbar_wait(emu_site *site, u32 at, u32 parity) { await(emu_enter(site), at, parity, 0); }
+
+void emu_mbar_wait_cluster(emu_site *site, u32 at, u32 parity)
+{
+  await(emu_enter(site), at, parity, 1);
 }
 
 void emu_mbar_landed(emu_cta *cta, emu_mbar *bar, u32 bytes, u32 phase, emu_site *site,

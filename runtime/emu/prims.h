@@ -16,6 +16,7 @@ void emu_cluster_meet(emu_site *site);
 u64 emu_smem_load(emu_site *site, u32 at, u32 bytes);
 void emu_smem_store(emu_site *site, u32 at, u64 x, u32 bytes);
 u32 emu_smem_of_block(emu_site *site, u32 at, u32 block);
+void emu_smem_load_x4(emu_site *site, u32 at, float *x);
 void emu_store_matrix(emu_site *site, u32 at, u32 r0, u32 r1, u32 r2, u32 r3);
 void emu_load_matrix(emu_site *site, u32 at, u32 *r);
 
@@ -24,9 +25,14 @@ void emu_mbar_init(emu_site *site, u32 bar, u32 arrivals);
 void emu_mbar_init_fence(emu_site *site);
 void emu_mbar_add(emu_site *site, u32 bar, u32 count, u32 bytes);
 void emu_mbar_arrive_cluster(emu_site *site, u32 bar);
+void emu_mbar_arrive_cluster_release(emu_site *site, u32 bar);
 void emu_mbar_wait(emu_site *site, u32 bar, u32 parity);
+void emu_mbar_wait_cluster(emu_site *site, u32 bar, u32 parity);
 void emu_fence_async_smem(emu_site *site);
 void emu_fence_async_global(emu_site *site);
+
+/* remote.c */
+void emu_smem_store_async(emu_site *site, u32 at, const float *x, u32 bar);
 
 /* load.c, bulk.c */
 void emu_tma_issue(emu_site *site, u32 dst, const void *map, u32 bar, u32 rank, const i32 *at,

@@ -82,6 +82,19 @@ void emu_smem_store(emu_site *site, u32 at, u64 x, u32 bytes)
   memcpy(p, &x, bytes);
 }
 
+void emu_smem_load_x4(emu_site *site, u32 at, float *x)
+{
+  emu_thread *self = emu_enter(site);
+  emu_access access = emu_generic(self, 0);
+  emu_cta *cta;
+  u32 offset;
+  const unsigned char *p = place(self, at, 16, &cta, &offset);
+  memset(x, 0, 16);
+  if (!p) return;
+  emu_smem_read(cta, offset, 16, &access);
+  memcpy(x, p, 16);
+}
+
 u32 emu_smem_of_block(emu_site *site, u32 at, u32 block)
 {
   emu_thread *self = emu_enter(site);

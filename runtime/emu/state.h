@@ -61,6 +61,7 @@ typedef struct {
   u32 phase;             /* completed so far */
   i64 tx;                /* bytes still to come in this phase; below 0: early ones */
   u32 loads;             /* under way that complete here */
+  int far, done_far;     /* another block wrote or released: in the open phase, the completed one */
   emu_order open, done;  /* of the arrivals so far; of the completed phases */
   emu_thread *waiting;
 } emu_mbar;

@@ -8,8 +8,7 @@
 
 #define PARTS 16
 
-typedef struct pair_set { /* open addressing over 64-bit hashes of (position, value, position,
-                             value) */
+typedef struct pair_set { /* open addressing over 64-bit hashes of (value, value) */
   uint64_t *slot;
   size_t room, count;
 } pair_set;
@@ -39,13 +38,14 @@ static uint64_t hash(uint64_t seed, const char *text, size_t bytes)
   return seed;
 }
 
-/* Hash of each part with its position. */
+/* Hash of each part. No two axes print the same text, so its position says nothing: parts that are
+ * left out of some names would only move it. */
 static int parts_of(const char *name, uint64_t *out)
 {
   int count = 0;
   while (*name && count < PARTS) {
     size_t bytes = strcspn(name, "._");
-    out[count] = hash(14695981039346656037u + (uint64_t)count, name, bytes);
+    out[count] = hash(14695981039346656037u, name, bytes);
     count++;
     name += bytes;
     name += strspn(name, "._");

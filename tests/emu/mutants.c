@@ -56,6 +56,10 @@ static const shape AG_MOVERS_LATE = {
 static const shape AG_MOVERS_LONG = {
     "ag_gemm:bf16:nt:w2:9x8x4616", "*__128x128x64.c1x1.s?.coop.*x8.sm", 1, 0, -1, 12, 0, 0};
 
+/* Four parts of k, one of them empty; one cluster does several tiles. */
+static const shape SPLIT = {"gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*",
+                            1, 0, -1, 0, 0, 0};
+
 typedef struct mutant {
   const char *name;
   const shape *shape;
@@ -247,6 +251,26 @@ static const mutant mutants[] = {
      "__gate",
      {{"if (left != 0) global_store_release_sys(pad.at[lane] +",
        "if (0) global_store_release_sys(pad.at[lane] +"}},
+     0},
+    {"sums of a split tile read before they came",
+     &SPLIT,
+     "gemm",
+     {{"  mbar_wait_cluster(bar, turn & 1);\n", ""}},
+     0},
+    {"sums of the next tile sent without credit",
+     &SPLIT,
+     "gemm",
+     {{"  if (turn > 0) mbar_wait_cluster(credit(j, group), (turn & 1) ^ 1);\n", ""}},
+     0},
+    {"credit without a release",
+     &SPLIT,
+     "gemm",
+     {{"mbar_arrive_cluster_release(", "mbar_arrive_cluster("}},
+     0},
+    {"empty part of k sends what is in its registers",
+     &SPLIT,
+     "gemm",
+     {{"    if (k_tiles == 0) for (e = 0; e < #; ++e) acc[e] = 0.0f;\n", ""}},
      0},
     {"driver: signal copied before the shard", &AG, "", {{NULL, NULL}}, TML_EMU_SIGNAL_FIRST},
     {"driver: events order nothing", &AG, "", {{NULL, NULL}}, TML_EMU_NO_WAIT_EVENT},

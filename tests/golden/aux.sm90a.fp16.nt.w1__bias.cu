@@ -80,6 +80,22 @@ INLINE u32 smem_of_block(u32 at, u32 block)
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(block));
   return r;
 }
+// Four floats to the shared memory of another block, of which its barrier `bar` counts 16 bytes when they are
+// there (mbar_wait_cluster). `at` and `bar` are cluster addresses (smem_of_block); `at` a multiple of 16.
+INLINE void smem_store_async_x4(u32 at, const float *x, u32 bar)
+{
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(at),
+               "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(bar)
+               : "memory");
+}
+// Four floats; `at` is a multiple of 16.
+INLINE void smem_load_x4(u32 at, float *x)
+{
+  asm volatile("ld.shared::cta.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+               : "r"(at)
+               : "memory");
+}
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
 // holds of each matrix the elements (l / 4, 2 * (l % 4)) and the next.
 INLINE void smem_store_matrix_x4(u32 at, u32 r0, u32 r1, u32 r2, u32 r3)
@@ -126,6 +142,11 @@ INLINE void mbar_arrive_cluster(u32 bar)
 {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
 }
+// The same with a release: orders plain accesses too.
+INLINE void mbar_arrive_cluster_release(u32 bar)
+{
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
+}
 // Waits until the phase of this parity has completed. Bounded by its arrivers, who bound their waits.
 INLINE void mbar_wait(u32 bar, u32 parity)
 {
@@ -133,6 +154,20 @@ INLINE void mbar_wait(u32 bar, u32 parity)
                ".reg .pred done;\n"
                "again:\n\t"
                "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+               "@done bra.uni over;\n\t"
+               "bra.uni again;\n"
+               "over:\n\t"
+               "}" ::"r"(bar),
+               "r"(parity)
+               : "memory");
+}
+// The same for a barrier that other blocks complete, by smem_store_async_x4 or a release.
+INLINE void mbar_wait_cluster(u32 bar, u32 parity)
+{
+  asm volatile("{\n\t"
+               ".reg .pred done;\n"
+               "again:\n\t"
+               "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n\t"
                "@done bra.uni over;\n\t"
                "bra.uni again;\n"
                "over:\n\t"

@@ -92,6 +92,22 @@ INLINE u32 smem_of_block(u32 at, u32 block)
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(block));
   return r;
 }
+// Four floats to the shared memory of another block, of which its barrier `bar` counts 16 bytes when they are
+// there (mbar_wait_cluster). `at` and `bar` are cluster addresses (smem_of_block); `at` a multiple of 16.
+INLINE void smem_store_async_x4(u32 at, const float *x, u32 bar)
+{
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(at),
+               "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]), "r"(bar)
+               : "memory");
+}
+// Four floats; `at` is a multiple of 16.
+INLINE void smem_load_x4(u32 at, float *x)
+{
+  asm volatile("ld.shared::cta.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+               : "r"(at)
+               : "memory");
+}
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8, and
 // holds of each matrix the elements (l / 4, 2 * (l % 4)) and the next.
 INLINE void smem_store_matrix_x4(u32 at, u32 r0, u32 r1, u32 r2, u32 r3)
@@ -138,6 +154,11 @@ INLINE void mbar_arrive_cluster(u32 bar)
 {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
 }
+// The same with a release: orders plain accesses too.
+INLINE void mbar_arrive_cluster_release(u32 bar)
+{
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
+}
 // Waits until the phase of this parity has completed. Bounded by its arrivers, who bound their waits.
 INLINE void mbar_wait(u32 bar, u32 parity)
 {
@@ -145,6 +166,20 @@ INLINE void mbar_wait(u32 bar, u32 parity)
                ".reg .pred done;\n"
                "again:\n\t"
                "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+               "@done bra.uni over;\n\t"
+               "bra.uni again;\n"
+               "over:\n\t"
+               "}" ::"r"(bar),
+               "r"(parity)
+               : "memory");
+}
+// The same for a barrier that other blocks complete, by smem_store_async_x4 or a release.
+INLINE void mbar_wait_cluster(u32 bar, u32 parity)
+{
+  asm volatile("{\n\t"
+               ".reg .pred done;\n"
+               "again:\n\t"
+               "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n\t"
                "@done bra.uni over;\n\t"
                "bra.uni again;\n"
                "over:\n\t"
@@ -333,9 +368,10 @@ typedef struct {
   i32 m;
   i32 n;
   i32 k;
-  u32 smem;  // shared memory of this block
-  u32 block; // of this block in its cluster
-  u64 epoch; // number of this call
+  u32 smem;   // shared memory of this block
+  u32 block;  // of this block among those of its cluster that share loads
+  u32 k_part; // the part of k that they compute
+  u64 epoch;  // number of this call
 } job;
 
 INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
@@ -448,6 +484,9 @@ INLINE u32 out_full(const job *j, u32 index) { return j->smem + 229472 + 8 * ind
 INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229504 + 8 * index; }
 INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229536 + 8 * index; }
 
+// First k-tile of a part of k, which ends where the next begins. A part may be empty.
+INLINE i32 first_k_tile(const job *j, u32 part) { return (i32)part * div_up(j->k, 64); }
+
 // Loads this block's part of one k-tile; what the cluster shares is loaded in parts and multicast.
 INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, i32 row, i32 column)
 {
@@ -463,14 +502,14 @@ INLINE void produce(job *j)
 {
   u32 number, stage = 0, parity = 1;
   segment order = {0};
-  i32 k_tiles = div_up(j->k, 64);
+  i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, &order, number);
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
     if (t.kind == TILE_END) break;
     NO_UNROLL
-    for (i = 0; i < k_tiles; ++i) {
+    for (i = k_first; i < k_end; ++i) {
       mbar_wait(j->smem + 229424 + 8 * stage, parity);
       load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
       if (++stage == 6) {
@@ -521,7 +560,7 @@ INLINE void store(job *j)
   tma_store_wait(0);
 }
 
-// One lane of the warpgroup (one per block of the cluster) gives a stage back to the producers.
+// One lane of the warpgroup (one per block that shares loads) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
 {
   if (thread == 0) mbar_arrive(j->smem + 229424 + 8 * stage);
@@ -554,11 +593,11 @@ INLINE void multiply_begin(const job *j, float *acc, u32 group, u32 thread, i32 
   }
 }
 
-// Waits for the last group; `at`: number of the tile's last k-tile.
-INLINE void multiply_end(const job *j, u32 thread, u32 at)
+// Waits for the last group; `at`: number of the tile's first k-tile.
+INLINE void multiply_end(const job *j, u32 thread, i32 k_tiles, u32 at)
 {
   wgmma_wait(0);
-  release_stage(j, at % 6, thread);
+  release_stage(j, (at + (u32)k_tiles - 1) % 6, thread);
 }
 
 // Address of this lane's row for the 16 columns `q` of an output buffer (swizzled as TMA does for rows of
@@ -616,7 +655,7 @@ INLINE void write_part(const job *j, float *values, i32 column, u32 group, u32 t
 INLINE void consume(const job *j, u32 group, u32 thread)
 {
   float acc[64];
-  i32 k_tiles = div_up(j->k, 64);
+  i32 k_tiles = first_k_tile(j, j->k_part + 1) - first_k_tile(j, j->k_part);
   u32 number = first_tile(), stride = tile_stride();
   u32 position = 0, at = 0, step = (u32)k_tiles;
   segment order = {0};
@@ -624,7 +663,7 @@ INLINE void consume(const job *j, u32 group, u32 thread)
   for (; t.kind != TILE_END; t = next, number += stride) {
     multiply_begin(j, acc, group, thread, k_tiles, at);
     next = tile_at(j, &order, number + stride); // under the last tensor core instructions
-    multiply_end(j, thread, at + (u32)k_tiles - 1);
+    multiply_end(j, thread, k_tiles, at);
     at += step;
     write_part(j, acc + 0, t.tn * 128 + 0 + (i32)(thread & 3) * 2, group,
                thread, &position);
@@ -671,6 +710,7 @@ KERNEL(384, 1) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_s6_coop_r2(
   j.k = k;
   j.smem = smem_base();
   j.block = 0;
+  j.k_part = 0;
   j.epoch = 0;
   if (thread == 0) init_barriers(&j);
   block_sync();

@@ -2,9 +2,9 @@
  *               golden DIR --write    rewrites them
  *
  * The list derives from the space, in its order: a variant stands in it if it is the first of its
- * op and pattern, of its type, of its schedule, of its cluster, of its kind of output box, or the
- * first of its pattern with a pace or with chunks; and every auxiliary kernel. Texts are without
- * #line. */
+ * op and pattern, of its type, of its schedule, of its cluster, of its split, of its kind of output
+ * box, or the first of its pattern with a pace or with chunks; and every auxiliary kernel. Texts are
+ * without #line. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -51,6 +51,7 @@ static int shows_any(golden_list *list, const tml_variant *v)
          shows(list, "dtype %s %d", v->arch, v->dtype) |
          shows(list, "schedule %s %s", v->arch, schedule) |
          shows(list, "cluster %s %d %d", v->arch, v->cluster_m, v->cluster_n) |
+         shows(list, "split %s %d", v->arch, v->split) |
          shows(list, "box %s %d", v->arch, v->box_n);
 }
 

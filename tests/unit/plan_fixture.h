@@ -132,7 +132,7 @@ static inline int rig_keep_shape(void *user, const tml_variant *variant, const c
   rig_shape *shape = user;
   if (reason || variant->kind != TML_KIND_FUSED || variant->tile_m != shape->tile_m ||
       variant->tile_n != shape->tile_n || variant->cluster_m != shape->cluster_m ||
-      variant->cluster_n != shape->cluster_n)
+      variant->cluster_n != shape->cluster_n || variant->split != 1)
     return 0;
   snprintf(shape->name, sizeof shape->name, "%s", variant->name);
   return 1;

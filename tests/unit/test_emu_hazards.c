@@ -18,7 +18,10 @@ enum {
   NO_GLOBAL_FENCE,
   FEW_BYTES,
   NO_MMA_WAIT,
-  MMA_WRITE
+  MMA_WRITE,
+  NO_CREDIT,
+  RELAXED_CREDIT,
+  BLOCK_WAIT
 };
 
 static emu_report first_of(const rig *r, emu_hazard kind)
@@ -315,6 +318,72 @@ static void wild_accesses_are_found(void **state)
   }
 }
 
+/* ---- Stores into another block --------------------------------------------------------------- */
+/* Block 0 sends 512 bytes twice into the same place; block 1 reads, and gives credit between. */
+static void remote_kernel(void **params)
+{
+  const args *a = KERNEL_ARGS(params);
+  u32 rank = cluster_rank(), lane = thread_id(), to = smem_base() + 4096 + lane * 16, turn;
+  float x[4] = {1, 2, 3, (float)lane};
+  if (lane == 0) {
+    mbar_init(FULL, 1);
+    mbar_init(OTHER, 1);
+    mbar_init_fence();
+  }
+  cluster_meet();
+  for (turn = 0; turn < 2; ++turn) {
+    if (rank == 0) {
+      if (turn > 0 && a->mode != NO_CREDIT) mbar_wait_cluster(OTHER, 0);
+      x[0] += 1;
+      smem_store_async_x4(smem_of_block(to, 1), x, smem_of_block(FULL, 1));
+    } else {
+      if (lane == 0) mbar_arrive_expect(FULL, a->mode == FEW_BYTES ? 256 : 512);
+      if (a->mode == BLOCK_WAIT)
+        mbar_wait(FULL, turn);
+      else if (a->mode != NO_WAIT)
+        mbar_wait_cluster(FULL, turn);
+      smem_load_x4(to, x);
+      if (a->mode == IN_ORDER) {
+        assert_true(x[0] == (float)(2 + turn) && x[3] == (float)lane);
+      }
+      warp_sync();
+      if (lane == 0 && turn == 0) {
+        if (a->mode == RELAXED_CREDIT)
+          mbar_arrive_cluster(smem_of_block(OTHER, 0));
+        else
+          mbar_arrive_cluster_release(smem_of_block(OTHER, 0));
+      }
+    }
+  }
+  cluster_meet();
+}
+
+static void remote_stores_are_ordered(void **state)
+{
+  static const struct {
+    i32 mode;
+    emu_hazard kind;
+  } rows[] = {{IN_ORDER, EMU_HAZARDS},   {NO_WAIT, EMU_HAZARDS},
+              {NO_CREDIT, EMU_HAZARDS},  {RELAXED_CREDIT, EMU_OVERWRITTEN},
+              {BLOCK_WAIT, EMU_BARRIER}, {FEW_BYTES, EMU_HAZARDS}};
+  (void)state;
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; ++i) {
+    for (u64 seed = 1; seed <= SEEDS; ++seed) {
+      rig r = rig_make(1, seed);
+      args a = {.mode = rows[i].mode};
+      rig_submit(&r, 0, remote_kernel, &a, 2, 32, 2);
+      emu_state end = rig_run(&r);
+      if (a.mode == IN_ORDER)
+        rig_expect_clean(&r);
+      else if (rows[i].kind == EMU_HAZARDS)
+        assert_true(emu_report_count(r.m) > 0 || end == EMU_STUCK);
+      else if (!rig_reported(&r, rows[i].kind))
+        fail_msg("mode %d, seed %d: not reported", (int)a.mode, (int)seed);
+      rig_free(&r);
+    }
+  }
+}
+
 /* ---- Deadlock -------------------------------------------------------------------------------- */
 static void stuck_kernel(void **params)
 {
@@ -378,15 +447,11 @@ static void time_passes(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(shared_memory_is_ordered),
-      cmocka_unit_test(bulk_stores_are_ordered),
-      cmocka_unit_test(lanes_meet_before_one_stores),
-      cmocka_unit_test(signals_follow_their_data),
-      cmocka_unit_test(copies_are_ordered),
-      cmocka_unit_test(accumulators_are_guarded),
-      cmocka_unit_test(wild_accesses_are_found),
-      cmocka_unit_test(deadlocks_are_explained),
-      cmocka_unit_test(time_passes),
+      cmocka_unit_test(shared_memory_is_ordered),     cmocka_unit_test(bulk_stores_are_ordered),
+      cmocka_unit_test(lanes_meet_before_one_stores), cmocka_unit_test(signals_follow_their_data),
+      cmocka_unit_test(copies_are_ordered),           cmocka_unit_test(accumulators_are_guarded),
+      cmocka_unit_test(wild_accesses_are_found),      cmocka_unit_test(remote_stores_are_ordered),
+      cmocka_unit_test(deadlocks_are_explained),      cmocka_unit_test(time_passes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
