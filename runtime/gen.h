@@ -133,6 +133,8 @@ typedef struct tml_machine {
   char link[16];       /* "nvlink", "pcie", "none" */
 } tml_machine;
 
+enum { TML_RANKED_MAX = 2048 }; /* more than any problem has legal variants */
+
 typedef struct tml_ranked {
   char name[TML_NAME_BYTES];
   double us;

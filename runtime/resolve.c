@@ -8,8 +8,6 @@
 #include "plan_parts.h"
 #include "status.h"
 
-#define RESOLVE_NAMES 512 /* most variants that a problem may choose from */
-
 /* What is known of a variant, asked once per plan: looking into the bank is not free. */
 typedef struct candidate {
   char name[TML_NAME_BYTES];
@@ -24,8 +22,8 @@ typedef struct resolver {
   int can_compile, can_library;
   size_t pick_count, ranked_count, known_count;
   tml_pick picks[TML_BUCKETS];
-  tml_ranked ranked[RESOLVE_NAMES];
-  candidate known[RESOLVE_NAMES];
+  tml_ranked ranked[TML_RANKED_MAX];
+  candidate known[TML_RANKED_MAX];
 } resolver;
 
 /* ---- What may be used ---- */
@@ -35,7 +33,7 @@ static const candidate *look_up(resolver *r, const char *name)
   tml_variant variant;
   for (size_t i = 0; i < r->known_count; i++)
     if (strcmp(r->known[i].name, name) == 0) return &r->known[i];
-  if (r->known_count == RESOLVE_NAMES) return NULL;
+  if (r->known_count == TML_RANKED_MAX) return NULL;
   pthread_mutex_lock(&r->ctx->lock);
   tml_status status = tml_gen_variant(r->ctx->gen, name, &variant);
   pthread_mutex_unlock(&r->ctx->lock);
@@ -116,9 +114,9 @@ static tml_status rank(resolver *r, const tml_problem *problem)
   size_t count = 0;
   pthread_mutex_lock(&r->ctx->lock);
   tml_status status = tml_gen_rank(r->ctx->gen, r->ctx->arch, problem, &r->ctx->machine, r->ranked,
-                                   RESOLVE_NAMES, &count);
+                                   TML_RANKED_MAX, &count);
   pthread_mutex_unlock(&r->ctx->lock);
-  r->ranked_count = status == TML_OK ? (count < RESOLVE_NAMES ? count : RESOLVE_NAMES) : 0;
+  r->ranked_count = status == TML_OK ? (count < TML_RANKED_MAX ? count : TML_RANKED_MAX) : 0;
   return status;
 }
 

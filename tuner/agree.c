@@ -6,7 +6,6 @@
 
 #include "../runtime/status.h"
 
-#define MAX_RANKED 2048
 #define CHUNK ((int)(TML_GROUP_BYTES / sizeof(candidate))) /* that travel in one group operation */
 
 static tml_status split(tml_gen *gen, const tml_ranked *ranked, size_t count, int top,
@@ -34,11 +33,11 @@ tml_status agree_choose(tml_gen *gen, const char *arch, const tml_problem *probl
                         const tml_machine *machine, int top, tml_ctx *loadable, candidates *out)
 {
   size_t count = 0;
-  tml_ranked *ranked = malloc(MAX_RANKED * sizeof *ranked);
+  tml_ranked *ranked = malloc(TML_RANKED_MAX * sizeof *ranked);
   memset(out, 0, sizeof *out);
   if (!ranked) return tml_fail(TML_MEMORY, "out of memory");
-  tml_status status = tml_gen_rank(gen, arch, problem, machine, ranked, MAX_RANKED, &count);
-  if (count > MAX_RANKED) count = MAX_RANKED;
+  tml_status status = tml_gen_rank(gen, arch, problem, machine, ranked, TML_RANKED_MAX, &count);
+  if (count > TML_RANKED_MAX) count = TML_RANKED_MAX;
   if (status == TML_OK) status = split(gen, ranked, count, top, loadable, out);
   free(ranked);
   return status;

@@ -20,8 +20,6 @@ typedef struct explain_options {
   int top;
 } explain_options;
 
-#define MAX_RANKED 2048
-
 static const table_column rank_columns[] = {
     {"rank", "rank", 'd', 0, 0},
     {"variant", "variant", 's', 0, 0},
@@ -93,11 +91,11 @@ static void add_reasons(table *t, space *points, int *legal)
 static tml_status add_ranking(table *t, tml_gen *gen, const char *arch, const tml_problem *p,
                               const tml_machine *machine, int top, size_t *count)
 {
-  tml_ranked *ranked = malloc(MAX_RANKED * sizeof *ranked);
+  tml_ranked *ranked = malloc(TML_RANKED_MAX * sizeof *ranked);
   if (!ranked) return tml_fail(TML_MEMORY, "out of memory");
-  tml_status status = tml_gen_rank(gen, arch, p, machine, ranked, MAX_RANKED, count);
+  tml_status status = tml_gen_rank(gen, arch, p, machine, ranked, TML_RANKED_MAX, count);
   if (status == TML_OK) {
-    for (size_t i = 0; i < *count && i < MAX_RANKED && (int)i < top; i++) {
+    for (size_t i = 0; i < *count && i < TML_RANKED_MAX && (int)i < top; i++) {
       table_real(t, (double)i + 1);
       table_text(t, ranked[i].name);
       table_real(t, ranked[i].us);

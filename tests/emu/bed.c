@@ -125,10 +125,10 @@ static tml_status open_rank(rank *k)
 
 static tml_status first_fused(rank *k, const tml_problem *p, char *name)
 {
-  tml_ranked ranked[512];
+  tml_ranked ranked[TML_RANKED_MAX];
   size_t count = 0;
-  TRY(tml_gen_rank(k->ctx->gen, k->ctx->arch, p, &k->ctx->machine, ranked, 512, &count));
-  for (size_t i = 0; i < count && i < 512; i++) {
+  TRY(tml_gen_rank(k->ctx->gen, k->ctx->arch, p, &k->ctx->machine, ranked, TML_RANKED_MAX, &count));
+  for (size_t i = 0; i < count && i < TML_RANKED_MAX; i++) {
     tml_variant v;
     TRY(tml_gen_variant(k->ctx->gen, ranked[i].name, &v));
     if (v.kind != TML_KIND_FUSED) continue;

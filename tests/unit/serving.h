@@ -29,17 +29,16 @@ static inline int serving_open(serving *s, int rank, ncclComm_t nccl, const char
   const tml_api *api = fake_table();
   tml_config config = {.size = sizeof config, .device = rank, .timeout_us = 5e6};
   tml_bytes bytes = {.size = sizeof bytes};
-  enum { MOST = 512 };
-  tml_ranked ranked[MOST];
+  tml_ranked ranked[TML_RANKED_MAX];
   size_t count = 0, pick = 0;
   memset(s, 0, sizeof *s);
   FAKE_CHECK_OK(tml_ctx_create_over(&s->ctx, &config, api));
   FAKE_CHECK_OK(tml_comm_create(&s->comm, s->ctx, nccl));
   FAKE_CHECK_OK(tml_problem_parse(&s->problem, problem));
   if (!s->comm) return 0;
-  FAKE_CHECK_OK(
-      tml_gen_rank(s->ctx->gen, s->ctx->arch, &s->problem, &s->ctx->machine, ranked, MOST, &count));
-  if (!FAKE_CHECK(count <= MOST)) return 0;
+  FAKE_CHECK_OK(tml_gen_rank(s->ctx->gen, s->ctx->arch, &s->problem, &s->ctx->machine, ranked,
+                             TML_RANKED_MAX, &count));
+  if (!FAKE_CHECK(count <= TML_RANKED_MAX)) return 0;
   while (pick < count) { /* the cheapest of this pattern, by the model */
     tml_variant variant;
     if (tml_gen_variant(s->ctx->gen, ranked[pick].name, &variant) == TML_OK &&

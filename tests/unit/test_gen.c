@@ -313,15 +313,16 @@ static void attributes(void **state)
 
 static tml_pattern best_of(tml_gen *gen, const char *text, const char *link)
 {
-  static tml_ranked ranked[512];
+  static tml_ranked ranked[TML_RANKED_MAX];
   size_t count = 0;
   tml_problem problem;
   tml_variant variant;
   tml_machine machine = {.sms = 132};
   snprintf(machine.link, sizeof machine.link, "%s", link);
   assert_int_equal(tml_problem_parse(&problem, text), TML_OK);
-  assert_int_equal(tml_gen_rank(gen, "sm_90a", &problem, &machine, ranked, 512, &count), TML_OK);
-  assert_true(count > 0 && count <= 512);
+  assert_int_equal(tml_gen_rank(gen, "sm_90a", &problem, &machine, ranked, TML_RANKED_MAX, &count),
+                   TML_OK);
+  assert_true(count > 0 && count <= TML_RANKED_MAX);
   assert_int_equal(tml_gen_variant(gen, ranked[0].name, &variant), TML_OK);
   return variant.pattern;
 }
