@@ -183,6 +183,19 @@ static inline const fake_op *rig_op(const test_bed *rig, fake_kind kind, const c
   return NULL;
 }
 
+/* This device's operations from its k-th gate on. */
+static inline int rig_after_gate(const test_bed *rig, int k, const fake_op **out, int most)
+{
+  const fake_op *gate = rig_op(rig, FAKE_LAUNCH, "gate", k);
+  int count = 0, seen = 0;
+  for (int i = 0; i < fake_op_count() && count < most; i++) {
+    const fake_op *op = fake_op_at(i);
+    seen = seen || op == gate;
+    if (seen && op->device == rig->rank) out[count++] = op;
+  }
+  return count;
+}
+
 static inline CUstream new_stream(void)
 {
   CUstream stream = NULL;

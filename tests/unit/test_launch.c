@@ -35,19 +35,6 @@ static int is_programmatic(const fake_op *op)
   return op->launch.programmatic && !op->launch.cooperative;
 }
 
-/* This device's operations from its k-th gate on. */
-static int after_gate(const test_bed *rig, int k, const fake_op **out, int most)
-{
-  const fake_op *gate = rig_op(rig, FAKE_LAUNCH, "gate", k);
-  int count = 0, seen = 0;
-  for (int i = 0; i < fake_op_count() && count < most; i++) {
-    const fake_op *op = fake_op_at(i);
-    seen = seen || op == gate;
-    if (seen && op->device == rig->rank) out[count++] = op;
-  }
-  return count;
-}
-
 /* ---- Copy engines ---- */
 
 static void check_copies(test_bed *rig, const fake_op **op, int64_t m, int slot, CUdeviceptr a)
@@ -75,7 +62,7 @@ static void check_ce(test_bed *rig, int k, int64_t m, int slot)
 {
   const fake_op *op[16];
   int copies = m - rig->rank * ((m + 2) / 3) > 0 ? 4 : 0,
-      count = after_gate(rig, k, op, 6 + copies);
+      count = rig_after_gate(rig, k, op, 6 + copies);
   FAKE_CHECK(count == 6 + copies);
   if (count != 6 + copies) return;
   const fake_op *gate = op[0], *join = op[3 + copies], *kernel = op[4 + copies],
@@ -113,83 +100,6 @@ static void ce_rank(test_bed *rig)
              rig->comm->slot == 1);
   close_stream(stream);
   tml_plan_destroy(plan);
-}
-
-/* Behind the kernel, on its stream: the own shard, and the slot's rows before and behind it. */
-static void check_gathered(test_bed *rig, const fake_op **op, int count, int64_t m, int slot,
-                           CUdeviceptr to)
-{
-  const tml_segment *segment = rig->comm->segment;
-  CUdeviceptr shards =
-      segment->block->at[rig->rank] + segment->slots_at + (size_t)slot * segment->bytes.slots;
-  int64_t shard = (m + 2) / 3, first = rig->rank * shard < m ? rig->rank * shard : m;
-  int64_t last = first + shard < m ? first + shard : m;
-  struct {
-    CUdeviceptr from;
-    int64_t first, rows;
-  } part[3] = {{rig->buffer[0], first, last - first},
-               {shards, 0, first},
-               {shards + (CUdeviceptr)(last * 80), last, m - last}};
-  int at = 0;
-  for (int i = 0; i < 3; i++) {
-    if (part[i].rows == 0) continue;
-    if (!FAKE_CHECK(at < count)) return;
-    FAKE_CHECK(op[at]->kind == FAKE_COPY && op[at]->src == part[i].from &&
-               op[at]->dst == to + (CUdeviceptr)(part[i].first * 80) &&
-               op[at]->bytes == (size_t)part[i].rows * 80);
-    at++;
-  }
-  FAKE_CHECK(at == count);
-}
-
-static void gathered_rank(test_bed *rig)
-{
-  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", ce3.name);
-  CUstream stream = new_stream();
-  const int64_t sizes[] = {7, 4, 0, 1000};
-  tml_variant variant = rig_variant(rig, ce3.name);
-  for (int i = 0; i < 4; i++) {
-    const fake_op *op[16];
-    tml_args args = rig_args(rig, sizes[i], 0);
-    args.gathered = (void *)rig->buffer[3];
-    FAKE_CHECK_OK(tml_launch(plan, &args, stream));
-    int before = sizes[i] - rig->rank * ((sizes[i] + 2) / 3) > 0 ? 10 : 6;
-    int count = after_gate(rig, i, op, 16);
-    if (!FAKE_CHECK(count >= before)) break;
-    const fake_op *kernel = op[before - 2];
-    FAKE_CHECK(*(const int32_t *)fake_param(kernel, &variant, TML_PARAM_keep) == 1);
-    for (int j = before; j < count; j++)
-      FAKE_CHECK(op[j]->stream == kernel->stream && fake_before(kernel, op[j]));
-    check_gathered(rig, op + before, count - before, sizes[i], i % 2, rig->buffer[3]);
-  }
-  tml_args args = rig_args(rig, 7, 0);
-  args.gathered = (void *)(rig->buffer[3] + 8);
-  FAKE_CHECK(rig_says(tml_launch(plan, &args, stream), TML_ARGUMENT, "gathered = "));
-  args.gathered = (void *)rig->buffer[3];
-  args.lda = 48;
-  FAKE_CHECK(rig_says(tml_launch(plan, &args, stream), TML_ARGUMENT, "packed"));
-  close_stream(stream);
-  tml_plan_destroy(plan);
-}
-
-/* A world of one gathers nothing, and gives a copy all the same. */
-static void gathered_alone(test_bed *rig)
-{
-  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w1:1000x72x40", NULL);
-  tml_args args = rig_args(rig, 7, 0);
-  args.gathered = (void *)rig->buffer[3];
-  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
-  const fake_op *copy = rig_op(rig, FAKE_COPY, NULL, 0);
-  if (FAKE_CHECK(copy != NULL))
-    FAKE_CHECK(copy->src == rig->buffer[0] && copy->dst == rig->buffer[3] && copy->bytes == 7 * 80);
-  tml_plan_destroy(plan);
-}
-
-static void test_gathered(void **state)
-{
-  (void)state;
-  rig_run_ranks(3, NULL, NULL, gathered_rank);
-  rig_run_ranks(1, NULL, NULL, gathered_alone);
 }
 
 /* The same under capture; a replay runs it all again. */
@@ -233,7 +143,7 @@ static void check_pieces(test_bed *rig, const char *name, const piece *pieces, i
   const fake_op *op[32];
   FAKE_CHECK_OK(tml_launch(plan, &args, stream));
   const tml_segment *segment = rig->comm->segment;
-  FAKE_CHECK(after_gate(rig, 0, op, 32) == 6 + 4 * count);
+  FAKE_CHECK(rig_after_gate(rig, 0, op, 32) == 6 + 4 * count);
   for (int i = 0; i < 2 * count; i++) {
     const piece *p = &pieces[i % count];
     int d = (rig->rank + 2 - i / count) % 3, rows = rig->rank == 2 ? 232 : 234;
@@ -279,9 +189,9 @@ static void few_rank(test_bed *rig)
   tml_args args = rig_args(rig, 4, 0); /* 2, 2 and no rows */
   const fake_op *op[32];
   FAKE_CHECK_OK(tml_launch(plan, &args, stream));
-  FAKE_CHECK(after_gate(rig, 0, op, 32) == (rig->rank == 2 ? 6 : 6 + 2 * 2 * 2));
+  FAKE_CHECK(rig_after_gate(rig, 0, op, 32) == (rig->rank == 2 ? 6 : 6 + 2 * 2 * 2));
   FAKE_CHECK_OK(tml_launch(other, &args, stream));
-  FAKE_CHECK(after_gate(rig, 1, op, 32) == (rig->rank == 2 ? 6 : 6 + 2 * 2));
+  FAKE_CHECK(rig_after_gate(rig, 1, op, 32) == (rig->rank == 2 ? 6 : 6 + 2 * 2));
   close_stream(stream);
   tml_plan_destroy(plan);
   tml_plan_destroy(other);
@@ -621,7 +531,7 @@ static void broken_rank(test_bed *rig)
   FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "ag_gemm", 1) != NULL &&
              rig_op(rig, FAKE_LAUNCH, "ag_gemm", 2) == NULL);
   const fake_op *op[6]; /* gate, record, wait, shard; join and its wait */
-  FAKE_CHECK(after_gate(rig, 2, op, 6) == 6 && op[3]->kind == FAKE_COPY);
+  FAKE_CHECK(rig_after_gate(rig, 2, op, 6) == 6 && op[3]->kind == FAKE_COPY);
   FAKE_CHECK(op[4]->kind == FAKE_RECORD && op[4]->stream == op[3]->stream);
   FAKE_CHECK(op[5]->kind == FAKE_WAIT && op[5]->stream == op[0]->stream);
   close_stream(stream);
@@ -708,11 +618,10 @@ static void test_host_cost(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_ce),        cmocka_unit_test(test_gathered),
-      cmocka_unit_test(test_kernel),    cmocka_unit_test(test_fingerprint),
-      cmocka_unit_test(test_refusals),  cmocka_unit_test(test_broken),
-      cmocka_unit_test(test_host_cost), cmocka_unit_test(test_empty),
-      cmocka_unit_test(test_chunks),
+      cmocka_unit_test(test_ce),          cmocka_unit_test(test_kernel),
+      cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_broken),      cmocka_unit_test(test_host_cost),
+      cmocka_unit_test(test_empty),       cmocka_unit_test(test_chunks),
   };
   return cmocka_run_group_tests(tests, find_variants, NULL);
 }
