@@ -65,12 +65,14 @@ local function link_rate(v, p, facts, machine)
   return crowded and rate / 2 or rate
 end
 
--- Clock in GHz when the tensor cores are busy for this share of the time. Reads of L2 take power too: relative
--- to a tile of 128x256 whose columns two blocks share.
+-- Clock in GHz when the tensor cores are busy for this share of the time. What fills shared memory takes power
+-- too, and so does what is read from L2 for it: both relative to 128x256 tiles in pairs that share columns.
 local function clock_of(v, facts, busy)
   local bm, bn = v.tile[1], v.tile[2]
+  local fill = (bm + bn) / (bm * bn) * 256 / 3
   local reads = (bm / v.cluster[2] + bn / v.cluster[1]) / (bm * bn) * 128
-  return math.min(facts.clock_most, facts.clock * math.max(busy, 0.1) ^ -0.45 * (1.02 - 0.02 * reads))
+  local power = (1 - 0.36 * math.max(0, fill - 1)) * (1.02 - 0.02 * reads)
+  return math.min(facts.clock_most, facts.clock * math.max(busy, 0.1) ^ -0.45 * power)
 end
 
 -- gemm_rs, gemm_ar: how sends stretch the call. A block's buffers hold one tile, so its next epilogue waits
