@@ -118,7 +118,9 @@ function M.cost(v, p, machine)
     return us
   end
   local blocks = v.cluster[1] * v.cluster[2] * v.split
-  local clusters = math.max(1, (sms - v.movers) // blocks)
+  local clusters = (sms - v.movers) // blocks
+  if blocks > 2 then clusters = clusters * 10 // 11 end -- GPCs whose SMs do not divide by it
+  clusters = math.max(1, clusters)
   local tiles = math.max(1, cluster_tiles(v, p))
   local waves = cdiv(tiles, clusters)
   local main, epilogue, mma = tile_clocks(v, p, facts)
