@@ -641,15 +641,16 @@ typedef struct {
 } chunk;
 
 // The n-th chunk that this rank sends: the peers one after the other, the one first that needs it first; of
-// a peer, all rows of a part of k before the next part, so that all of its tiles go on together.
+// a peer, all rows of a chunk of k before the next, so that all of its tiles go on together.
 INLINE chunk chunk_at(const job *j, i32 n, i32 blocks, i32 chunks)
 {
   i32 turn = n / (blocks * chunks), inside = n % (blocks * chunks);
   chunk c;
+  i32 at = inside / blocks;
   c.peer = (j->rank + 3 - turn) % 2;
   c.row = inside % blocks * 128;
-  c.k = inside / blocks * 512;
-  c.number = inside % blocks * chunks + inside / blocks;
+  c.k = at * 512;
+  c.number = inside % blocks * chunks + at;
   return c;
 }
 
