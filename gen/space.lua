@@ -226,6 +226,9 @@ end
 
 -- The variant of this name, and why it is refused if it is; nil if none is declared.
 function M.find(name)
+  for _, index in next, indexes do
+    if index.named[name] then return index.named[name] end
+  end
   local found, why
   each_key({}, function(key, families)
     local prefix = key_text(key) .. "__"
