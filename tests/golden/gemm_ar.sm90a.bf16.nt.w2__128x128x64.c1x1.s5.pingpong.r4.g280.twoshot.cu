@@ -672,7 +672,7 @@ INLINE u32 out_empty(const job *j, u32 index) { return j->smem + 229520 + 8 * in
 INLINE u32 out_ready(const job *j, u32 index) { return j->smem + 229584 + 8 * index; }
 
 // First k-tile of a part of k, which ends where the next begins. A part may be empty.
-INLINE i32 first_k_tile(const job *j, u32 part) { return (i32)part * div_up(j->k, 64) / 1; }
+INLINE i32 first_k_tile(const job *j, u32 part) { return (i32)part * div_up(j->k, 64); }
 
 // Loads this block's part of one k-tile; what the cluster shares is loaded in parts and multicast.
 INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, i32 row, i32 column)
