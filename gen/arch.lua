@@ -7,12 +7,13 @@ M.list = {
     smem = 232448,         -- opt-in shared memory of a block, bytes
     regs = 65536,          -- 32-bit registers of an SM
     sms = 132,             -- of the H100 and H200; a machine's own count replaces it
-    clock = 1.755,         -- GHz under load
+    clock = 1.57,          -- GHz when the tensor cores never rest; the power limit sets it
+    clock_most = 1.83,     -- GHz when they mostly do
     fma = 2048,            -- 16-bit FMAs with fp32 accumulation
-    smem_rate = 128,       -- bytes between shared memory and the tensor cores
-    l2_rate = 46,          -- bytes from L2 into shared memory, all SMs active
+    l2_rate = 54,          -- bytes from L2 into shared memory, all SMs active, shared loads in each block
     dsmem_rate = 32,       -- bytes from other blocks of the cluster
     dram = 4.0e12,         -- bytes per second
+    mover = 4.0e10,        -- bytes per second of a block that carries data to peers
     link = { nvlink = 3.5e11, pcie = 2.5e10 } }, -- bytes per second, one way
 }
 

@@ -45,6 +45,8 @@ local function view(v)
     box_a = d.box_a or 0, box_b = d.box_b or 0, box_c = d.box_c or 0, box_n = d.box_n or 0,
     threads = d.threads or 0, smem = d.smem or 0, cooperative = d.cooperative or false,
     overlap = d.overlap or false,
+    chunks_k = d.chunks_k or 0, chunks_m = d.chunks_m or 0,
+    movers = d.movers or 0, move_k = d.move_k or 0,
     params = d.params or {}, requires = requires,
   }
 end
@@ -116,16 +118,15 @@ end
 -- Legal variants that serve a problem, cheapest first; equal costs stay in declared order.
 function M.rank(arch_name, problem, machine)
   local list, refusals = {}, {}
-  local filter = { op = problem.op, arch = arch_name, dtype = problem.dtype, world = problem.world }
-  space.each(filter, function(v, reason)
+  for _, point in ipairs(space.points(arch_name, problem)) do
+    local v, reason = table.unpack(point, 1, 2)
     local ok, why = space.serves(v, problem)
     if reason or not ok then
       refusals[#refusals + 1] = v.name .. ": " .. (reason or why)
     else
       list[#list + 1] = { name = v.name, us = model.cost(v, problem, machine), order = #list }
     end
-    return false
-  end)
+  end
   if #list == 0 then
     return nil, ("no legal variant of %s for %s in a world of %d%s"):format(
       problem.op, arch_name, problem.world, refusals[1] and "; " .. refusals[#refusals] or "")

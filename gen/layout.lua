@@ -10,8 +10,9 @@
 --   slot_last[slot]            this rank       call that last used a copy slot
 --   outbox[slot]               this rank       what the copies carry as their signal
 --   header[parity][src]{2}     rank src        {epoch, fingerprint} of its current call
---   done[src]                  rank src        last call whose copy slot it has finished reading
---   shard[slot][src]           rank src (copy) call whose shard has arrived
+--   done[src]                  rank src        call up to which it has finished reading copy slots
+--   done[own]                  this rank       last call that left this to the next gate; 0: none has
+--   shard[slot][src]{chunk}    rank src (copy) call whose chunk of its shard has arrived; 4 chunks
 return {
   epoch = 0, ticket = 16, claim = 32, abort = 48, slot_last = 64, outbox = 80,
   header = 96, done = 128, shard = 144, words = 256,

@@ -1,11 +1,17 @@
 -- The analytic cost model: ranks variants before anything is compiled. Only its order matters.
 --
--- Per tile, the time of the slowest of three ports (tensor cores, L2 -> shared memory, shared
--- memory -> tensor cores) plus the epilogue; tiles go in waves over the SMs. Communication is hidden
--- behind all but the first wave (ag_gemm) or the last (gemm_rs, gemm_ar).
+-- A tile takes the slower of two ports, the tensor cores and what comes into the SM's shared memory, and then its
+-- epilogue; tiles go in waves over the SMs. Under load the power limit sets the clock: the fuller the tensor
+-- cores, the lower it is. Constants were read off traces of single kernels on H100s (the rates of ports in
+-- arch.lua, clocks here).
 local arch = require "arch"
 
 local M = {}
+
+local LAUNCH_US = 4      -- launch, first loads, last stores
+local FILL = 2500        -- clocks until the first tile's loads have come
+local PART, PART_LATE = 270, 490 -- clocks of an output buffer in the epilogue: a free one, one to be waited for
+local SUM_PART = 500     -- more for one that adds a partial
 
 local function cdiv(a, b) return (a + b - 1) // b end
 
@@ -17,33 +23,79 @@ local function cluster_tiles(v, p)
   return shards * per_shard * cdiv(p.n, v.tile[2] * v.cluster[2])
 end
 
--- Clocks of one output tile.
+-- Clocks of one output tile: its main loop, and what follows before the next can begin.
 local function tile_clocks(v, p, facts)
   local bm, bn, bk = table.unpack(v.tile)
   local k = cdiv(cdiv(p.k, bk), v.split) * bk -- of one block
   local mma = k * bm * bn / facts.fma
-  local l2 = k * 2 * (bm / v.cluster[2] + bn / v.cluster[1]) / facts.l2_rate
-  -- each consumer warpgroup reads its rows of A and all of B
-  local smem = k * 2 * (bm + 2 * bn) / facts.smem_rate
-  local fill = 1500 -- first loads of a tile, not hidden when tiles are short
-  local epilogue = bm * bn / 16
+  local main = math.max(mma, k * 2 * (bm + bn) / facts.l2_rate)
+  if v.stages < 4 then main = main * 1.03 end -- loads come late now and then
   local sums = v.split - 1 -- of as many blocks come for a share of the tile
-  local exchange = sums > 0 and 1500 * facts.clock + sums * bm * bn * 4 / v.split / facts.dsmem_rate
-    or 0
-  return math.max(mma, l2, smem) + exchange + epilogue + (k < 2048 and fill or fill / 4)
+  if sums > 0 then main = main + 2500 + sums * bm * bn * 4 / v.split / facts.dsmem_rate end
+  local parts = v.derived.MI * bn // v.derived.PART
+  local epilogue = parts * (v.unbuffered == 0 and PART or PART_LATE)
+  -- pingpong: the other warpgroup's main loop runs on
+  if v.schedule == "pingpong" then epilogue = math.max(200, epilogue - main) end
+  return main, epilogue, mma
 end
 
--- Bytes that this rank must send, and the share of the GEMM that can hide them.
-local function exposed_us(p, facts, machine, gemm_us, waves)
-  if p.world == 1 then return 0 end
+-- ag_gemm: when the last shard has arrived, and what its tiles still need then: the k-tiles of one
+-- chunk if it comes along k, the tiles of one chunk if it comes along m.
+local function gathered_us(v, p, facts, link, clusters, tile_us)
+  local shard, peers = cdiv(p.m, p.world), p.world - 1
+  local bytes = shard * p.k * 2 * peers
+  local tiles = cluster_tiles(v, p) // p.world
+  if v.comm == "sm" then
+    local rate = math.min(link, v.movers * facts.mover)
+    local part = math.min(1, v.derived.move_k / p.k)
+    return 4 + bytes / rate * 1e6 + cdiv(tiles, clusters) * tile_us * part
+  end
+  local chunks_k, chunks_m = v.chunk[1], v.chunk[2]
+  local copies = 2 * chunks_k * chunks_m * peers -- microseconds of starting them
+  return 10 + copies + bytes / link * 1e6
+    + cdiv(cdiv(tiles, chunks_m), clusters) * tile_us / chunks_k
+end
+
+local sends_partials = { push = true, ring = true, twoshot = true }
+
+-- Bytes per second that leave a rank. PCIe has them for neighbours; all ranks to all meet at the bridges.
+local function link_rate(v, p, facts, machine)
   local rate = facts.link[machine.link] or facts.link.nvlink
-  local shard = cdiv(p.m, p.world)
-  local peers = p.world - 1
-  local columns = ({ ag_gemm = p.k, gemm_rs = p.n, gemm_ar = 2 * p.n })[p.op]
-  local bytes = shard * columns * peers * 2
-  local us = bytes / rate * 1e6
-  local hidden = gemm_us * (1 - 1 / (waves + 1))
-  return math.max(0, us - hidden) + 4
+  local crowded = machine.link == "pcie" and p.world > 2 and (v.comm == "push" or v.comm == "twoshot")
+  return crowded and rate / 2 or rate
+end
+
+-- Clock in GHz when the tensor cores are busy for this share of the time. Reads of L2 take power too: relative
+-- to a tile of 128x256 whose columns two blocks share.
+local function clock_of(v, facts, busy)
+  local bm, bn = v.tile[1], v.tile[2]
+  local reads = (bm / v.cluster[2] + bn / v.cluster[1]) / (bm * bn) * 128
+  return math.min(facts.clock_most, facts.clock * math.max(busy, 0.1) ^ -0.45 * (1.02 - 0.02 * reads))
+end
+
+-- gemm_rs, gemm_ar: how sends stretch the call. A block's buffers hold one tile, so its next epilogue waits
+-- until the tile before has left.
+local function sent_us(v, p, w)
+  local bytes = v.tile[1] * v.tile[2] * 2
+  local rate = v.pace > 0 and math.min(w.link, v.pace * 1e9) or w.link
+  local drain = w.blocks * bytes / rate * 1e6 -- of a tile of every block
+  local sends = (p.world - 1) / p.world
+  local sums = v.derived.MI * v.tile[2] // v.derived.PART * SUM_PART / (w.clock * 1e3)
+  local blocked = v.pace == 0 and 0.25 * drain or 0 -- stores that queue hold up loads
+  local tiles = w.waves
+  local total
+  if v.roles == "fixed" then -- who only adds, and who only sends
+    total = tiles * math.max(w.tile_us + sums, sends * (drain + blocked))
+  else
+    local pair = w.tile_us * 2 + sums
+    total = tiles / 2 * math.max(pair + 2 * sends * blocked, 2 * sends * drain + w.tile_us)
+  end
+  if p.op == "gemm_ar" then -- the finished tiles leave as well, and the last of them late
+    local all = 2 * sends * p.m * p.n * 2 / rate * 1e6
+    total = math.max(total * 1.03, w.tile_us + all) + math.min(drain, all) + 4
+  end
+  -- first tiles of a call alone, then the link
+  return math.max(total * 1.03, w.tile_us + sends * p.m * p.n * 2 / rate * 1e6)
 end
 
 -- Estimated microseconds of a variant on a machine {sms=, link=} for a problem.
@@ -52,7 +104,7 @@ function M.cost(v, p, machine)
   local sms = machine.sms and machine.sms > 0 and machine.sms or facts.sms
   local flops = 2.0 * p.m * p.n * p.k
   local peak = 2.0 * sms * facts.fma * facts.clock * 1e9
-  local link = facts.link[machine.link] or facts.link.nvlink
+  local link = link_rate(v, p, facts, machine)
   if v.kind == "library" then
     -- what cuBLAS reaches on average, and then the whole collective behind it
     local us = flops / (0.78 * peak) * 1e6 + 6
@@ -63,18 +115,27 @@ function M.cost(v, p, machine)
     end
     return us
   end
-  local clusters = sms // (v.cluster[1] * v.cluster[2] * v.split)
-  local waves = cdiv(math.max(1, cluster_tiles(v, p)), clusters)
-  local us = waves * tile_clocks(v, p, facts) / (facts.clock * 1e3) + 4
-  if v.comm == "push" or v.comm == "twoshot" then -- each wave of sends leaves in one burst
-    local burst = math.min(p.m * p.n, sms * v.tile[1] * v.tile[2]) * 2 / link * 1e6
-    local sends = (p.world - 1) / p.world
-    local share = v.pace == 0 and math.max(0.5, v.unbuffered) or 0.1
-    us = us + share * burst * waves * sends -- what of a burst stops the main loops
-    local rate = v.pace == 0 and link or math.min(link, v.pace * 1e9)
-    us = math.max(us, p.m * p.n * 2 * sends / rate * 1e6)
+  local blocks = v.cluster[1] * v.cluster[2] * v.split
+  local clusters = math.max(1, (sms - v.movers) // blocks)
+  local tiles = math.max(1, cluster_tiles(v, p))
+  local waves = cdiv(tiles, clusters)
+  local main, epilogue, mma = tile_clocks(v, p, facts)
+  local clocks = waves * (main + epilogue) + FILL
+  local clock = clock_of(v, facts, tiles * blocks * mma / (sms * clocks))
+  local tile_us = (main + epilogue) / (clock * 1e3)
+  local us = clocks / (clock * 1e3) + LAUNCH_US
+  if v.comm == "ce" or v.comm == "sm" then
+    -- where all is hidden, fewer copies and movers disturb the main loops less
+    local disturb = (v.chunk[1] * v.chunk[2] - 1) * (p.world - 1) * 0.5 + v.movers * 0.03
+    return math.max(us, gathered_us(v, p, facts, link, clusters, tile_us) + LAUNCH_US) + disturb
   end
-  return us + exposed_us(p, facts, machine, us, waves)
+  if sends_partials[v.comm] then
+    local w = { link = link, blocks = math.min(clusters, tiles) * blocks, waves = waves,
+      tile_us = tile_us, clock = clock }
+    us = math.max(us, sent_us(v, p, w) + LAUNCH_US)
+  end
+  if v.comm == "ring" then us = us + 3 * (p.world - 1) end -- hops of the last tile: store, signal, load
+  return us
 end
 
 return M

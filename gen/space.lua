@@ -40,6 +40,15 @@ local function finish(v, family, knobs)
   return v, reason
 end
 
+-- An axis may be `of` some patterns alone; for others it has but its first value.
+local function concerns(axis, family)
+  if not axis.of then return true end
+  for _, comm in ipairs(family.comm) do
+    if axis.of[comm] then return true end
+  end
+  return false
+end
+
 -- All points of one family and key, knobs in declared order; yield(variant, reason).
 local function family_points(key, family, yield)
   local function start()
@@ -75,7 +84,8 @@ local function family_points(key, family, yield)
       return false
     end
     local axis = axes[depth]
-    for _, value in ipairs(axis[2]) do
+    for i, value in ipairs(axis[2]) do
+      if i > 1 and not concerns(axis, family) then break end
       chosen[depth] = value
       knobs[depth] = axis.print and axis.print(value) or tostring(value)
       if choose(depth + 1) then return true end
@@ -162,22 +172,35 @@ function M.each(filter, fn)
   each_key(filter, function(key, families) return key_points(key, families, fn) end)
 end
 
--- name -> { variant, reason } of all points of one key, made when a name of that key is first
--- looked up.
+-- All points of one key, { variant, reason }, in declared order and by name; made when the key is
+-- first asked for.
 local indexes = {}
 
 local function index_of(key, families)
   local text = key_text(key)
   if not indexes[text] then
-    local index = {}
+    local index = { list = {}, named = {} }
     key_points(key, families, function(v, reason)
-      if index[v.name] then error("two declared points have the name " .. v.name, 0) end
-      index[v.name] = { v, reason }
+      if index.named[v.name] then error("two declared points have the name " .. v.name, 0) end
+      local point = { v, reason }
+      index.named[v.name] = point
+      index.list[#index.list + 1] = point
       return false
     end)
     indexes[text] = index
   end
   return indexes[text]
+end
+
+-- All points that match the problem's key on this arch.
+function M.points(arch_name, problem)
+  local filter = { op = problem.op, arch = arch_name, dtype = problem.dtype, world = problem.world }
+  local list = {}
+  each_key(filter, function(key, families)
+    if key.layout == problem.layout then list = index_of(key, families).list end
+    return false
+  end)
+  return list
 end
 
 -- The variant of this name, and why it is refused if it is; nil if none is declared.
@@ -186,7 +209,7 @@ function M.find(name)
   each_key({}, function(key, families)
     local prefix = key_text(key) .. "__"
     if name:sub(1, #prefix) ~= prefix then return false end
-    entry = index_of(key, families)[name]
+    entry = index_of(key, families).named[name]
     return true
   end)
   if entry then return entry[1], entry[2] end

@@ -60,6 +60,7 @@ typedef struct {
   X(cuMemcpyHtoDAsync)                                                                 \
   X(cuMemcpyDtoHAsync)                                                                 \
   X(cuMemcpyDtoDAsync)                                                                 \
+  X(cuMemcpy2DAsync)                                                                   \
   X(cuMemcpyHtoD)                                                                      \
   X(cuMemcpyDtoH)                                                                      \
   X(cuMemsetD8Async)                                                                   \

@@ -25,6 +25,8 @@ struct tml_call_cache {
   X(rank)               \
   X(shard)              \
   X(slot)               \
+  X(keep)               \
+  X(direct)             \
   X(signal_stride)      \
   X(fingerprint)        \
   X(timeout_ns)         \
@@ -86,16 +88,34 @@ void tml_calls_free(tml_call_cache *cache)
 /* What must be equal on all ranks of a call; 8-byte fields only, hashed as bytes. */
 typedef struct call_print {
   int64_t op, dtype, bias, world, m, n, k, grid, slot;
+  int64_t block, offset, ldc; /* of a symmetric C: which block of how many, from 1; else 0 */
   char variant[TML_HASH_BYTES + 7];
 } call_print;
 
-_Static_assert(sizeof(call_print) == 9 * 8 + 40, "no padding: it is hashed as bytes");
+_Static_assert(sizeof(call_print) == 12 * 8 + 40, "no padding: it is hashed as bytes");
+
+/* Blocks are made together by all ranks: the older ones of the list count the same everywhere. */
+static void print_symmetric(const tml_plan *plan, const tml_call_key *key, call_print *print)
+{
+  const tml_block *block = tml_comm_block(plan->comm, key->c);
+  print->offset = (int64_t)(key->c - block->at[plan->comm->rank]);
+  print->ldc = key->ldc;
+  for (; block; block = block->next) print->block++;
+}
 
 static uint64_t fingerprint(const tml_plan *plan, const tml_call *call)
 {
   const tml_problem *p = &plan->problem;
-  call_print print = {p->op, p->dtype, p->bias,    p->world,       call->key.m,
-                      p->n,  p->k,     call->grid, call->key.slot, ""};
+  call_print print = {.op = p->op,
+                      .dtype = p->dtype,
+                      .bias = p->bias,
+                      .world = p->world,
+                      .m = call->key.m,
+                      .n = p->n,
+                      .k = p->k,
+                      .grid = call->grid,
+                      .slot = call->key.slot};
+  if (call->key.direct) print_symmetric(plan, &call->key, &print);
   memcpy(print.variant, call->key.choice->kernel->hash, TML_HASH_BYTES);
   uint64_t hash = XXH3_64bits(&print, sizeof print);
   return hash ? hash : 1;
@@ -116,7 +136,10 @@ static void fill_scalars(const tml_plan *plan, tml_call *call)
                      .rank = comm->rank,
                      .shard = (int32_t)tml_shard_rows(key->m, variant->world),
                      .slot = (int32_t)key->slot,
-                     .signal_stride = (int32_t)tml_signal_stride(variant, key->m, plan->problem.n),
+                     .keep = (int32_t)key->keep,
+                     .direct = (int32_t)key->direct,
+                     .signal_stride = (int32_t)tml_signal_stride(variant, key->m, plan->problem.n,
+                                                                 plan->problem.k),
                      .fingerprint = fingerprint(plan, call)};
   for (int r = 0; r < variant->world && variant->world > 1; r++) {
     s->pad.at[r] = comm->pad->at[r];
@@ -143,10 +166,8 @@ static void fill_params(tml_call *call)
 static tml_status make(const tml_plan *plan, const tml_call_key *key, tml_call *call)
 {
   const tml_kernel *kernel = key->choice->kernel;
-  const tml_variant *variant = &kernel->variant;
   call->key = *key;
-  call->grid =
-      (unsigned)(tml_clusters(kernel, &plan->problem, key->m) * tml_cluster_blocks(variant));
+  call->grid = (unsigned)tml_grid(kernel, &plan->problem, key->m);
   fill_scalars(plan, call);
   fill_params(call);
   return tml_maps_encode(plan, key, call->maps);

@@ -208,6 +208,13 @@ int tml_comm_has(const tml_comm *comm, const tml_bytes *bytes)
   return bytes->local <= comm->local_bytes && comm_has_symmetric(comm, bytes);
 }
 
+const tml_block *tml_comm_block(const tml_comm *comm, CUdeviceptr at)
+{
+  const tml_block *block = comm->blocks;
+  while (block && at - block->at[comm->rank] >= block->bytes) block = block->next;
+  return block;
+}
+
 static tml_status comm_check_sealed(const tml_comm *comm, const char *what)
 {
   if (!atomic_load(&comm->ctx->sealed)) return TML_OK;

@@ -67,6 +67,8 @@ struct tml_comm {
 
 /* The newest segment covers this? */
 int tml_comm_has(const tml_comm *comm, const tml_bytes *bytes);
+/* The block of tml_alloc that holds this address of this rank; NULL: none does. */
+const tml_block *tml_comm_block(const tml_comm *comm, CUdeviceptr at);
 /* The comm has a device fault? Fills *out (may be NULL) as tml_poll does, without text or count. */
 int tml_comm_fault(const tml_comm *comm, tml_fault *out);
 /* Collective, with the ctx's context current: a zeroed block of at least `bytes` on every rank; on

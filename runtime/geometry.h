@@ -23,11 +23,19 @@ static inline int64_t tml_rows_of(int64_t m, int world, int r)
 
 /* Blocks of a cluster. */
 int tml_cluster_blocks(const tml_variant *variant);
-/* Clusters to launch: one per cluster tile of all shards, at least 1, at most what the device
- * holds. */
+/* Clusters that compute: one per cluster tile of all shards, at least 1, at most what the device
+ * holds beside the movers. */
 int64_t tml_clusters(const tml_kernel *kernel, const tml_problem *problem, int64_t m);
-/* Signal words of one source rank in one parity: cluster-padded tiles of a shard. */
-int64_t tml_signal_stride(const tml_variant *variant, int64_t m, int64_t n);
+/* Blocks of the grid: movers first. */
+int64_t tml_grid(const tml_kernel *kernel, const tml_problem *problem, int64_t m);
+/* Signal words of one source rank in one parity: cluster-padded tiles of a shard, or (`sm`) its
+ * chunks. */
+int64_t tml_signal_stride(const tml_variant *variant, int64_t m, int64_t n, int64_t k);
+/* Chunk c of rank r's shard as `ce` copies it: a block of A in elements, from the shard's first. */
+typedef struct tml_chunk {
+  int64_t row, rows, column, columns; /* without rows or columns there is nothing to copy */
+} tml_chunk;
+tml_chunk tml_chunk_of(const tml_variant *variant, int64_t m, int64_t k, int r, int c);
 /* Where the finished rows begin in a staging half of `twoshot`, in bytes. */
 size_t tml_finished_at(int world, int64_t m, int64_t n);
 /* What a fused launch of this m needs in symmetric memory (`local` stays 0). */

@@ -44,6 +44,46 @@ static tml_status check_buffers(const tml_plan *plan, const tml_args *args)
   return TML_OK;
 }
 
+static tml_status check_gathered(const tml_plan *plan, const tml_args *args)
+{
+  if (!args->gathered) return TML_OK;
+  if (plan->asked != TML_AG_GEMM)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: gathered was given, but only ag_gemm gathers A; leave it NULL");
+  if (args->lda != plan->problem.k)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: lda = %lld, but shards are gathered whole: A must be packed "
+                    "(lda = k = %lld)",
+                    (long long)args->lda, (long long)plan->problem.k);
+  return check_pointer("gathered", args->gathered, 0);
+}
+
+/* C must lie in one block of tml_alloc, where every rank has as much room. */
+static tml_status check_symmetric(const tml_plan *plan, const tml_args *args)
+{
+  if (!args->c_symmetric) return TML_OK;
+  if (plan->asked != TML_GEMM_AR)
+    return tml_fail(
+        TML_ARGUMENT,
+        "tml_launch: c_symmetric was given, but only gemm_ar stores into the C of other "
+        "ranks; leave it 0");
+  if (args->m == 0) return TML_OK;
+  const tml_block *block = tml_comm_block(plan->comm, (uintptr_t)args->c);
+  if (!block)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: c_symmetric was given, but c = %p is not memory of tml_alloc on "
+                    "this comm",
+                    args->c);
+  size_t at = (uintptr_t)args->c - block->at[plan->comm->rank];
+  size_t bytes = (size_t)((args->m - 1) * args->ldc + plan->problem.n) * TML_ELEMENT_BYTES;
+  if (bytes > block->bytes - at)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: c_symmetric was given, but C ends %zu bytes behind its memory of "
+                    "tml_alloc",
+                    bytes - (block->bytes - at));
+  return TML_OK;
+}
+
 static tml_status check_args(const tml_plan *plan, tml_args *args)
 {
   const tml_problem *p = &plan->problem;
@@ -55,7 +95,9 @@ static tml_status check_args(const tml_plan *plan, tml_args *args)
   TRY(check_ld("lda", &args->lda, p->k));
   TRY(check_ld("ldb", &args->ldb, p->k));
   TRY(check_ld("ldc", &args->ldc, p->n));
-  return check_buffers(plan, args);
+  TRY(check_gathered(plan, args));
+  TRY(check_buffers(plan, args));
+  return check_symmetric(plan, args);
 }
 
 static tml_status missing_reserve(const tml_plan *plan)
@@ -92,7 +134,10 @@ tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream)
   if (!plan || !args)
     return tml_fail(TML_ARGUMENT, "tml_launch: %s is NULL", plan ? "args" : "plan");
   if (args->size < sizeof *args)
-    return tml_fail(TML_ARGUMENT, "tml_launch: set args.size to sizeof(tml_args)");
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: set args.size to sizeof(tml_args), %zu here, not %zu; a caller "
+                    "built for an older tidemill.h must be built again",
+                    sizeof *args, args->size);
   if (!plan->comm)
     return tml_fail(TML_ARGUMENT,
                     "tml_launch: the plan's comm was destroyed; destroy the plan and make it anew");
@@ -165,7 +210,7 @@ tml_status tml_bias_run(tml_plan *plan, const tml_args *args, int64_t rows, CUst
  * carry. */
 static tml_status ce_gate(const tml_plan *plan, const tml_call *call, CUstream stream)
 {
-  const tml_kernel *gate = call->key.choice->gate;
+  const tml_kernel *gate = call->key.choice->helper;
   const tml_scalars *s = &call->scalars;
   tml_values values;
   values.rank = s->rank;
@@ -176,27 +221,53 @@ static tml_status ce_gate(const tml_plan *plan, const tml_call *call, CUstream s
   return tml_launch_aux(plan->comm->ctx, gate, &values, 1, stream);
 }
 
-/* Pushes this rank's shard and then its signal to every peer; rank r serves r - 1 first. */
-static tml_status ce_copies(const tml_plan *plan, const tml_call *call)
+/* A block of packed rows: in one piece if it has whole rows. `line`: bytes of a row. */
+static tml_status ce_copy(const tml_plan *plan, CUdeviceptr to, CUdeviceptr from, size_t line,
+                          const tml_chunk *chunk)
+{
+  size_t at = (size_t)chunk->row * line + (size_t)chunk->column * TML_ELEMENT_BYTES;
+  size_t width = (size_t)chunk->columns * TML_ELEMENT_BYTES, rows = (size_t)chunk->rows;
+  CUstream stream = plan->comm->copies;
+  if (width == line)
+    return CU(plan->api, cuMemcpyDtoDAsync, (to + at, from + at, rows * line, stream));
+  const CUDA_MEMCPY2D copy = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                              .srcDevice = from + at,
+                              .srcPitch = line,
+                              .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                              .dstDevice = to + at,
+                              .dstPitch = line,
+                              .WidthInBytes = width,
+                              .Height = rows};
+  return CU(plan->api, cuMemcpy2DAsync, (&copy, stream));
+}
+
+/* Pushes this rank's shard to a peer: its chunks, each followed by its signal. */
+static tml_status ce_push(const tml_plan *plan, const tml_call *call, int peer)
 {
   const tml_comm *comm = plan->comm;
-  const tml_api *api = plan->api;
   const tml_call_key *key = &call->key;
-  const tml_segment *segment = key->segment;
+  const tml_variant *variant = &key->choice->variant;
   const tml_pad *pad = &comm->ctx->pad;
-  int rank = comm->rank, world = comm->world, slot = (int)key->slot;
-  int64_t shard = tml_shard_rows(key->m, world), rows = tml_rows_of(key->m, world, rank);
+  int rank = comm->rank, slot = (int)key->slot;
   size_t line = (size_t)plan->problem.k * TML_ELEMENT_BYTES;
+  CUdeviceptr place =
+      tml_slot_at(key, peer) + (size_t)rank * (size_t)tml_shard_rows(key->m, comm->world) * line;
   CUdeviceptr outbox = comm->pad->at[rank] + 8 * (size_t)(pad->outbox + slot);
-  for (int i = 1; i < world && rows > 0; i++) {
-    int d = (rank - i + world) % world;
-    CUdeviceptr place = segment->block->at[d] + segment->slots_at +
-                        (size_t)slot * segment->bytes.slots + (size_t)rank * (size_t)shard * line;
-    CUdeviceptr signal = comm->pad->at[d] + 8 * (size_t)(pad->shard + slot * 8 + rank);
-    TRY(CU(api, cuMemcpyDtoDAsync,
-           (place, (CUdeviceptr)key->a, (size_t)rows * line, comm->copies)));
-    TRY(CU(api, cuMemcpyDtoDAsync, (signal, outbox, 8, comm->copies)));
+  CUdeviceptr signal = comm->pad->at[peer] + 8 * (size_t)(pad->shard + 4 * (slot * 8 + rank));
+  for (int c = 0; c < variant->chunks_k * variant->chunks_m; c++) {
+    tml_chunk chunk = tml_chunk_of(variant, key->m, plan->problem.k, rank, c);
+    if (chunk.rows == 0 || chunk.columns == 0) break;
+    TRY(ce_copy(plan, place, (CUdeviceptr)key->a, line, &chunk));
+    TRY(CU(plan->api, cuMemcpyDtoDAsync, (signal + 8 * (size_t)c, outbox, 8, comm->copies)));
   }
+  return TML_OK;
+}
+
+/* Rank r serves r - 1 first. */
+static tml_status ce_copies(const tml_plan *plan, const tml_call *call)
+{
+  int rank = plan->comm->rank, world = plan->comm->world;
+  for (int i = 1; i < world; i++) TRY(ce_push(plan, call, (rank - i + world) % world));
   return TML_OK;
 }
 
@@ -229,6 +300,7 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
 {
   tml_comm *comm = plan->comm;
   int ce = choice->variant.pattern == TML_PATTERN_CE;
+  int twoshot = choice->variant.pattern == TML_PATTERN_TWOSHOT;
   if (ce && args->lda != plan->problem.k)
     return tml_fail(TML_ARGUMENT,
                     "tml_launch: lda = %lld, but copy engines move whole shards: A must be packed "
@@ -239,6 +311,8 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
                             .ldb = args->ldb,
                             .ldc = args->ldc,
                             .slot = ce ? comm->slot : 0,
+                            .keep = ce && args->gathered,
+                            .direct = twoshot && args->c_symmetric && args->m > 0,
                             .a = (uintptr_t)args->a,
                             .b = (uintptr_t)args->b,
                             .c = (uintptr_t)args->c,
@@ -247,9 +321,13 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
                             .segment = choice->variant.world > 1 ? comm->segment : NULL};
   const tml_call *call;
   TRY(tml_calls_get(plan, &key, &call));
-  if (!ce) return enqueue(plan->api, choice->kernel, call->grid, call->params, stream);
-  comm->slot ^= 1;
-  return ce_run(plan, call, stream);
+  if (ce) {
+    comm->slot ^= 1;
+    TRY(ce_run(plan, call, stream));
+  } else {
+    TRY(enqueue(plan->api, choice->kernel, call->grid, call->params, stream));
+  }
+  return tml_gathered_run(plan, args, &key, stream);
 }
 
 static tml_status lt_run(tml_plan *plan, const tml_args *args, CUstream stream)
@@ -259,6 +337,7 @@ static tml_status lt_run(tml_plan *plan, const tml_args *args, CUstream stream)
                             args->lda,          args->ldb,         args->ldc, (uintptr_t)args->a,
                             (uintptr_t)args->b, (uintptr_t)args->c};
   TRY(tml_lt_launch(plan->comm, &gemm, stream));
+  TRY(tml_gathered_run(plan, args, NULL, stream));
   return tml_bias_run(plan, args, args->m, stream);
 }
 

@@ -11,7 +11,9 @@ int tml_map_counts(const tml_variant *v, int counts[TML_MAP_TABLES])
       [TML_PARAM_map_a] = v->op == TML_AG_GEMM ? v->world : 1,
       [TML_PARAM_map_b] = 1,
       [TML_PARAM_map_c] = v->op == TML_AG_GEMM || v->op == TML_GEMM_AR ? v->world : 1,
-      [TML_PARAM_map_in] = v->op == TML_GEMM_AR ? 1 + v->world : 1,
+      [TML_PARAM_map_in] = v->op == TML_GEMM_AR             ? 1 + v->world
+                           : v->pattern == TML_PATTERN_RING ? v->world
+                                                            : 1,
       [TML_PARAM_map_out] = v->world,
       [TML_PARAM_map_fin] = v->world};
   int sum = 0;
@@ -85,20 +87,53 @@ static tml_status encode_matrix(map_scope *scope, CUdeviceptr at, int64_t rows, 
   return encode(scope, at ? at : (CUdeviceptr)scope->key->b, 2, dim, stride, box);
 }
 
-/* Packed tiles in both staging halves: {n, rows, sources, parity}. */
+/* What staging holds: rows of A (`sm`), or partial and finished tiles. */
+static int64_t staged_columns(const map_scope *scope)
+{
+  const tml_problem *p = &scope->plan->problem;
+  return p->op == TML_AG_GEMM ? p->k : p->n;
+}
+
+/* Packed rows in both staging halves: {columns, rows, sources, parity}. */
 static tml_status encode_staging(map_scope *scope, CUdeviceptr at, int64_t rows, int sources)
 {
-  int64_t shard = scope->shard > 0 ? scope->shard : 1;
-  cuuint64_t line = (cuuint64_t)scope->plan->problem.n * TML_ELEMENT_BYTES;
-  cuuint64_t dim[4] = {(cuuint64_t)scope->plan->problem.n, (cuuint64_t)rows, (cuuint64_t)sources,
-                       2};
+  int64_t shard = scope->shard > 0 ? scope->shard : 1, columns = staged_columns(scope);
+  cuuint64_t line = (cuuint64_t)columns * TML_ELEMENT_BYTES;
+  cuuint64_t dim[4] = {(cuuint64_t)columns, (cuuint64_t)rows, (cuuint64_t)sources, 2};
   const cuuint64_t stride[3] = {line, (cuuint64_t)shard * line, scope->key->segment->bytes.staging};
-  return encode(scope, at, 4, dim, stride, output_box(scope));
+  return encode(scope, at, 4, dim, stride,
+                scope->variant->op == TML_AG_GEMM ? operand_box(scope, scope->variant->box_a)
+                                                  : output_box(scope));
 }
 
 static CUdeviceptr staging_of(const map_scope *scope, int r)
 {
   return scope->key->segment->block->at[r] + scope->key->segment->staging_at;
+}
+
+/* This rank's shard with the dimensions of staging, one source and one half. */
+static tml_status encode_own(map_scope *scope)
+{
+  const tml_call_key *key = scope->key;
+  const cuuint64_t line = (cuuint64_t)key->lda * TML_ELEMENT_BYTES, stride[3] = {line, line, line};
+  cuuint64_t dim[4] = {(cuuint64_t)scope->plan->problem.k, (cuuint64_t)rows_of(scope, scope->rank),
+                       1, 1};
+  return encode(scope, key->a ? (CUdeviceptr)key->a : (CUdeviceptr)key->b, 4, dim, stride,
+                operand_box(scope, scope->variant->box_a));
+}
+
+/* `sm`: [s] shard s where it arrives, in both halves of this rank's staging. */
+static tml_status encode_staged_a(map_scope *scope, int count)
+{
+  size_t shard = (size_t)scope->shard * (size_t)scope->plan->problem.k * TML_ELEMENT_BYTES;
+  for (int s = 0; s < count; s++) {
+    if (s == scope->rank)
+      TRY(encode_own(scope));
+    else
+      TRY(encode_staging(scope, staging_of(scope, scope->rank) + (size_t)s * shard,
+                         rows_of(scope, s), 1));
+  }
+  return TML_OK;
 }
 
 static tml_status encode_a(map_scope *scope, int count)
@@ -108,9 +143,8 @@ static tml_status encode_a(map_scope *scope, int count)
   map_box box = operand_box(scope, scope->variant->box_a);
   if (scope->variant->op != TML_AG_GEMM)
     return encode_matrix(scope, (CUdeviceptr)key->a, key->m, p->k, key->lda, box);
-  const tml_segment *segment = key->segment;
-  CUdeviceptr slots = segment->block->at[scope->rank] + segment->slots_at +
-                      (size_t)key->slot * segment->bytes.slots;
+  if (scope->variant->pattern == TML_PATTERN_SM) return encode_staged_a(scope, count);
+  CUdeviceptr slots = tml_slot_at(key, scope->rank);
   for (int s = 0; s < count; s++) {
     CUdeviceptr gathered =
         slots + (size_t)s * (size_t)scope->shard * (size_t)p->k * TML_ELEMENT_BYTES;
@@ -147,10 +181,20 @@ static tml_status encode_c(map_scope *scope, int count)
   return TML_OK;
 }
 
+/* Partials on their way round the ring, at rank r: [s]: of shard s. */
+static tml_status encode_ring(map_scope *scope, int r, int count)
+{
+  size_t part = (size_t)scope->shard * (size_t)scope->plan->problem.n * TML_ELEMENT_BYTES;
+  for (int s = 0; s < count; s++)
+    TRY(encode_staging(scope, staging_of(scope, r) + (size_t)s * part, rows_of(scope, s), 1));
+  return TML_OK;
+}
+
 /* [0]: partials of this rank's rows from every source; [1 + s]: finished rows of owner s. */
 static tml_status encode_in(map_scope *scope, int count)
 {
   int64_t n = scope->plan->problem.n;
+  if (scope->variant->pattern == TML_PATTERN_RING) return encode_ring(scope, scope->rank, count);
   CUdeviceptr own = staging_of(scope, scope->rank);
   CUdeviceptr finished = own + tml_finished_at(scope->world, scope->key->m, n);
   TRY(encode_staging(scope, own, rows_of(scope, scope->rank), scope->world));
@@ -161,11 +205,33 @@ static tml_status encode_in(map_scope *scope, int count)
   return TML_OK;
 }
 
-/* [d]: where partials of owner d go; this rank's own is never used and equals map_in[0]. */
+/* [d]: where partials of owner d go, or (`sm`) this rank's shard at rank d; this rank's own is
+ * never used. */
 static tml_status encode_out(map_scope *scope, int count)
 {
+  if (scope->variant->pattern == TML_PATTERN_RING)
+    return encode_ring(scope, (scope->rank + 1) % scope->world, count);
+  int own = scope->variant->op == TML_AG_GEMM;
   for (int d = 0; d < count; d++)
-    TRY(encode_staging(scope, staging_of(scope, d), rows_of(scope, d), scope->world));
+    TRY(encode_staging(scope, staging_of(scope, d), rows_of(scope, own ? scope->rank : d),
+                       scope->world));
+  return TML_OK;
+}
+
+/* This rank's rows in the C of every rank, as if they were one half of staging with one source. */
+static tml_status encode_fin_direct(map_scope *scope, int count)
+{
+  const tml_call_key *key = scope->key;
+  const tml_block *block = tml_comm_block(scope->plan->comm, key->c);
+  int64_t rows = rows_of(scope, scope->rank);
+  size_t line = (size_t)key->ldc * TML_ELEMENT_BYTES;
+  size_t at = key->c - block->at[scope->rank];
+  if (rows > 0) at += (size_t)scope->rank * (size_t)scope->shard * line;
+  for (int d = 0; d < count; d++) {
+    cuuint64_t dim[4] = {(cuuint64_t)scope->plan->problem.n, (cuuint64_t)rows, 1, 1};
+    const cuuint64_t stride[3] = {line, line, line};
+    TRY(encode(scope, block->at[d] + at, 4, dim, stride, output_box(scope)));
+  }
   return TML_OK;
 }
 
@@ -173,6 +239,7 @@ static tml_status encode_out(map_scope *scope, int count)
 static tml_status encode_fin(map_scope *scope, int count)
 {
   int64_t n = scope->plan->problem.n;
+  if (scope->key->direct) return encode_fin_direct(scope, count);
   size_t at = tml_finished_at(scope->world, scope->key->m, n) +
               (size_t)scope->rank * (size_t)scope->shard * (size_t)n * TML_ELEMENT_BYTES;
   for (int d = 0; d < count; d++)

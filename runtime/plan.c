@@ -152,6 +152,7 @@ static tml_status create(tml_plan **out, tml_comm *comm, const tml_problem *prob
 {
   tml_plan plan = {.comm = comm, .api = comm->ctx->api};
   tml_status door = check_problem(comm, problem, &plan.problem);
+  if (door == TML_OK) plan.asked = problem->op;
   tml_status status = build(&plan, force && force[0] ? force : NULL, door);
   tml_plan *kept = status == TML_OK ? keep(&plan) : NULL;
   if (!kept) {

@@ -50,9 +50,9 @@ static tml_status load_choice(const tml_plan *plan, const char *name, tml_choice
   if (variant->kind == TML_KIND_LIBRARY) return load_library(plan, variant);
   TRY(load_kernel(ctx, name, &choice->kernel));
   for (int i = 0; i < variant->requires_count; i++)
-    TRY(load_kernel(ctx, variant->requires[i], &choice -> gate));
-  if (variant->pattern == TML_PATTERN_CE && !choice->gate)
-    return tml_fail(TML_TEMPLATE, "%s: a variant of pattern 'ce' must require its gate kernel",
+    TRY(load_kernel(ctx, variant->requires[i], &choice -> helper));
+  if ((variant->pattern == TML_PATTERN_CE || variant->pattern == TML_PATTERN_SM) && !choice->helper)
+    return tml_fail(TML_TEMPLATE, "%s: a variant of this pattern must require its auxiliary kernel",
                     name);
   return TML_OK;
 }

@@ -21,7 +21,7 @@ typedef enum tml_chosen { TML_CHOSEN_MAP(TML_X) TML_CHOSEN_COUNT } tml_chosen;
 typedef struct tml_choice {
   tml_variant variant;
   const tml_kernel *kernel; /* NULL for a library */
-  const tml_kernel *gate;   /* `ce`: runs before the copies */
+  const tml_kernel *helper; /* `ce`: the gate, before the copies; `sm`: collects the gathered A */
   tml_status status;        /* why it could not be loaded, with `reason` */
   char reason[240];
   struct tml_choice *next;
@@ -53,6 +53,7 @@ struct tml_plan {
   tml_comm *comm; /* NULL once the comm was destroyed */
   const tml_api *api;
   tml_problem problem; /* a world of one: op is GEMM */
+  tml_op asked;        /* the op that the caller named: what its calls may ask for */
   int count;
   tml_entry entries[TML_BUCKETS];
   tml_choice *choices;
@@ -88,6 +89,11 @@ tml_status tml_plan_agree(tml_plan *plan, const char *force, tml_status door);
 tml_status tml_plan_run(tml_plan *plan, const tml_args *args, CUstream stream);
 /* Pattern `nccl`. m > 0. */
 tml_status tml_unfused_run(tml_plan *plan, const tml_args *args, CUstream stream);
+/* The caller's copy of the gathered A, if it wants one. Behind the kernel of the call; `key`: NULL in a
+ * world of one. */
+struct tml_call_key;
+tml_status tml_gathered_run(const tml_plan *plan, const tml_args *args,
+                            const struct tml_call_key *key, CUstream stream);
 /* C[rows, n] += bias. */
 tml_status tml_bias_run(tml_plan *plan, const tml_args *args, int64_t rows, CUstream stream);
 

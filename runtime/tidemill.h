@@ -244,13 +244,20 @@ typedef struct tml_args {
   const void *bias;  /* [n] in the problem's dtype if the problem has a bias, else NULL */
   void *c;
   int64_t lda, ldb, ldc; /* in elements, multiples of 8; 0: packed (k, k, n) */
+  /* ag_gemm: NULL, or [m, k], packed, 16-byte aligned, overlapping no other buffer: gets the
+   * gathered A. Each rank decides for itself; lda must be k. */
+  void *gathered;
+  /* gemm_ar: 1: C is memory of tml_alloc on this comm, at the same offset and with the same ldc on
+   * all ranks: `twoshot` then saves a copy. */
+  int c_symmetric;
 } tml_args;
 
 /* Enqueues the call; collective in stream order. Capturable in a CUDA graph (all ranks capture the
  * same calls and replay equally often). Allocates, compiles, loads, locks and synchronises nothing.
  * The device's primary context must be current. The buffers belong to the caller again when the
- * call completes on its stream. After a fault C is undefined: calls run out without waiting. OK,
- * ARGUMENT (also: m above the plan's, reserve missing), FAULT, DRIVER. */
+ * call completes on its stream. After a fault C is undefined: calls run out without waiting. So
+ * is the gathered A, also of the call before the one that finds the fault. OK, ARGUMENT (also: m
+ * above the plan's, reserve missing), FAULT, DRIVER. */
 TML_API tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream);
 
 #ifdef __cplusplus

@@ -14,7 +14,7 @@ typedef struct unfused {
   ncclComm_t nccl;
   int type, world, rank, even; /* even: all shards have the same size */
   int64_t shard;               /* rows */
-  unsigned char *local;        /* device address of the temporary matrix */
+  unsigned char *local;        /* device address of the temporary matrix, or of the caller's */
 } unfused;
 
 static int64_t rows_of(const unfused *u, int s) { return tml_rows_of(u->args->m, u->world, s); }
@@ -86,6 +86,7 @@ static tml_status gemm(const unfused *u, const void *a, int64_t lda, void *c, in
   args.lda = lda;
   args.c = c;
   args.ldc = ldc;
+  args.gathered = NULL;
   if (!u->plan->gemm->problem.bias) args.bias = NULL;
   return tml_plan_run(u->plan->gemm, &args, u->stream);
 }
@@ -162,6 +163,7 @@ tml_status tml_unfused_run(tml_plan *plan, const tml_args *args, CUstream stream
                     "and recreate the comm on every rank");
   /* The GEMM's own temporaries come first. */
   u.local = (unsigned char *)(uintptr_t)(comm->local + plan->gemm->bytes.local);
+  if (args->gathered) u.local = args->gathered;
   if (p->op == TML_AG_GEMM) return run_ag(&u);
   return p->op == TML_GEMM_RS ? run_rs(&u) : run_ar(&u);
 }

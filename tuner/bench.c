@@ -14,7 +14,7 @@ typedef struct bench_options {
   problems list;
   bench_peers peers;
   const char *regime, *json, *out, *commit;
-  int rounds;
+  int rounds, symmetric;
   double sustained_ms;
   regime regimes[2];
   int regime_count;
@@ -64,8 +64,8 @@ static tml_status bench_all(bencher *b)
     char text[PROBLEM_TEXT_BYTES];
     tml_problem_print(&list->at[i], text, sizeof text);
     if (b->bar.tty) progress_step(&b->bar, (int)i, (int)list->count, "%s", text);
-    tml_status status =
-        bench_problem(&b->r, &list->at[i], b->o->regimes, b->o->regime_count, &b->facts.link, rows);
+    tml_status status = bench_problem(&b->r, &list->at[i], b->o->regimes, b->o->regime_count,
+                                      b->o->symmetric, &b->facts.link, rows);
     if (status == TML_UNSUPPORTED || status == TML_MEMORY || status == TML_MISS) {
       if (b->r.rank == 0) cli_fail_status(status, text); /* agreed on: the next problem may do */
       continue;
@@ -183,6 +183,8 @@ int cmd_bench(int argc, char **argv)
       {"--commit", NULL, CLI_TEXT, &o.commit, "TEXT",
        "the commit to name; default: asked from git"},
       {"--force", NULL, CLI_TEXT, &o.rig.force, "NAME", "time this variant instead of the pick"},
+      {"--symmetric", NULL, CLI_FLAG, &o.symmetric, NULL,
+       "C of gemm_ar is symmetric memory, and the calls say so"},
       {"--no-jit", NULL, CLI_FLAG, &o.rig.no_jit, NULL,
        "compile nothing: all must come from the bank"},
       RIG_OPTIONS(o.rig),

@@ -32,9 +32,10 @@ typedef struct bench_facts {
   bench_link_rates link;
 } bench_facts;
 
-/* Collective. Rows for both regimes are measured over the same graphs; count is 1 or 2. */
+/* Collective. Rows for both regimes are measured over the same graphs; count is 1 or 2. symmetric: C of
+ * gemm_ar is symmetric memory. */
 tml_status bench_problem(rig *r, const tml_problem *problem, const regime *regimes, int count,
-                         const bench_link_rates *link, bench_row *rows);
+                         int symmetric, const bench_link_rates *link, bench_row *rows);
 /* Collective. */
 tml_status bench_link(rig *r, bench_link_rates *out);
 /* No schedule is faster than the GEMM alone, nor than its bytes over the link by the engine that the

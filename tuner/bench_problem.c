@@ -176,7 +176,7 @@ static tml_status measure_regimes(run *b, const tml_problem *p, const regime *re
 }
 
 tml_status bench_problem(rig *r, const tml_problem *problem, const regime *regimes, int count,
-                         const bench_link_rates *link, bench_row *rows)
+                         int symmetric, const bench_link_rates *link, bench_row *rows)
 {
   run *b = calloc(1, sizeof *b);
   tml_status status = TML_OK;
@@ -186,6 +186,8 @@ tml_status bench_problem(rig *r, const tml_problem *problem, const regime *regim
   TRY_GOTO(vote(b, data_create(r, problem, data_copies(problem), problem->op != TML_GEMM, &b->d),
                 "memory for inputs"),
            done);
+  if (symmetric && problem->op == TML_GEMM_AR)
+    TRY_GOTO(rig_symmetric(r, data_output_bytes(&b->d), &b->d.symmetric), done);
   TRY_GOTO(vote(b, data_fill(r, &b->d, 1), "making inputs"), done);
   TRY_GOTO(capture_all(b, problem), done);
   status = measure_regimes(b, problem, regimes, count, link, rows);

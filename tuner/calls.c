@@ -55,7 +55,7 @@ static tml_status collective(const calls *c)
   const data *d = c->d;
   const tml_problem *p = &d->problem;
   ncclComm_t nccl = tml_group_nccl(r->comm->group);
-  void *full = (void *)(uintptr_t)d->full, *out = (void *)(uintptr_t)d->c;
+  void *full = (void *)(uintptr_t)d->full, *out = (void *)(uintptr_t)data_output(d);
   int type = nccl_type(p->dtype), equal = p->m % d->world == 0;
   if (p->op == TML_GEMM_AR)
     TRY(NC(r->api, AllReduce,
@@ -75,6 +75,7 @@ static tml_status gemm_alone(const calls *c, int i)
 {
   const data *d = c->d;
   tml_args args = data_args(d, i);
+  args.c_symmetric = 0;
   if (d->problem.op == TML_GEMM_RS || d->problem.op == TML_GEMM_AR) args.bias = NULL;
   if (d->problem.op == TML_AG_GEMM) args.a = (const void *)(uintptr_t)d->full;
   if (d->problem.op == TML_GEMM_RS) args.c = (void *)(uintptr_t)d->full;

@@ -287,8 +287,7 @@ int cmd_check(int argc, char **argv)
        "with --device emu: schedules to try, from --seed on; default 1"},
       {"--cover", NULL, CLI_FLAG, &o.cover_all, NULL,
        "with --suite on the emulator: fail unless every tile, cluster, depth, schedule, ring, "
-       "pace "
-       "and pattern has run, with each op and type"},
+       "pace, chunk, number of movers and pattern has run, with each op and type"},
       {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
        "graphs of 41 and 40 calls of mixed ops, replayed 201 times (on the emulator 3) with "
        "changing inputs, against eager calls bit by bit"},
@@ -323,10 +322,11 @@ int cmd_check(int argc, char **argv)
       "[PROBLEM...]",
       "Compares results with the fp32 reference kernel: outputs are poisoned with NaN first, the "
       "error is\n"
-      "the relative Frobenius norm on the host in double (limits: bf16 4e-3, fp16 6e-4), every "
-      "element\n"
-      "must be written, gemm_rs and gemm_ar must repeat bit by bit, and gemm_ar be equal on all "
-      "ranks.",
+      "the relative Frobenius norm on the host in double (limits: bf16 4e-3, fp16 6e-4; by `ring` "
+      "more for more than 3 ranks), every element\n"
+      "must be written, gemm_rs and gemm_ar must repeat bit by bit, gemm_ar be equal on all ranks, "
+      "and\n"
+      "ag_gemm's gathered A be the ranks' inputs.",
       options,
       sizeof options / sizeof *options,
       "  tidemill check --bank h200.bank --world 2 --suite --graphs\n"

@@ -23,10 +23,10 @@ typedef struct check_options {
 
 typedef struct check_result {
   char variant[TML_NAME_BYTES];
-  double relative;                          /* worst rank */
-  double unwritten;                         /* elements, worst rank */
-  int overrun, unequal_reps, unequal_ranks; /* any rank */
-  uint64_t hash[TML_MAX_WORLD];             /* of each rank's output; 0: it has none */
+  double relative;                                      /* worst rank */
+  double unwritten;                                     /* elements, worst rank */
+  int overrun, ungathered, unequal_reps, unequal_ranks; /* any rank */
+  uint64_t hash[TML_MAX_WORLD];                         /* of each rank's output; 0: it has none */
   int passed;
   char why[200]; /* what is wrong, "" if nothing */
 } check_result;

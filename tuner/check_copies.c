@@ -1,5 +1,5 @@
-/* The assumption under the pattern `ce`: copies between GPUs, and the 8-byte copies that signal
- * them, make progress while a grid that waits for them holds every SM, in whatever order they were
+/* The assumption under the pattern `ce`: copies between GPUs, of whole rows or of some columns of
+ * them, and the 8-byte copies that signal them, make progress while a grid that waits for them holds every SM, in whatever order they were
  * enqueued, eager or replayed from a graph. Were it wrong, the grid would wait for its time-out. */
 #include <stdio.h>
 #include <string.h>
@@ -13,11 +13,12 @@ typedef struct copies {
   tml_block *block; /* [from this rank][one part per source] */
   size_t bytes;
   int hold_first;
+  int halves; /* the left half of each row and then the right one, instead of all in one piece */
   uint64_t value; /* what the signal words must reach */
 } copies;
 
 static const size_t sizes[] = {8, 64 << 10, 1 << 20, 16 << 20};
-enum { REPEATS = 20, SIZES = sizeof sizes / sizeof *sizes };
+enum { REPEATS = 20, SIZES = sizeof sizes / sizeof *sizes, ROW = 4096 };
 
 static CUdeviceptr pad_word(const rig *r, int rank, int word)
 {
@@ -37,6 +38,24 @@ static tml_status enqueue_hold(const copies *c)
   return tml_launch_aux(r->ctx, c->hold, &values, (unsigned)c->hold->max_clusters, r->stream);
 }
 
+static tml_status enqueue_part(const copies *c, CUdeviceptr there, CUdeviceptr mine)
+{
+  const rig *r = c->r;
+  CUDA_MEMCPY2D half = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                        .srcPitch = ROW,
+                        .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                        .dstPitch = ROW,
+                        .WidthInBytes = ROW / 2,
+                        .Height = c->bytes / ROW};
+  if (!c->halves) return CU(r->api, cuMemcpyDtoDAsync, (there, mine, c->bytes, r->comm->copies));
+  for (size_t at = 0; at < ROW; at += ROW / 2) {
+    half.srcDevice = mine + at;
+    half.dstDevice = there + at;
+    TRY(CU(r->api, cuMemcpy2DAsync, (&half, r->comm->copies)));
+  }
+  return TML_OK;
+}
+
 /* This rank's part and then its signal, to every peer. */
 static tml_status enqueue_copies(const copies *c)
 {
@@ -47,9 +66,9 @@ static tml_status enqueue_copies(const copies *c)
   for (int i = 1; i < r->world; i++) {
     int to = (r->rank - i + r->world) % r->world;
     CUdeviceptr there = c->block->at[to] + (size_t)r->rank * c->bytes;
-    TRY(CU(r->api, cuMemcpyDtoDAsync, (there, mine, c->bytes, stream)));
+    TRY(enqueue_part(c, there, mine));
     TRY(CU(r->api, cuMemcpyDtoDAsync,
-           (pad_word(r, to, pad->shard + r->rank), pad_word(r, r->rank, pad->outbox),
+           (pad_word(r, to, pad->shard + 4 * r->rank), pad_word(r, r->rank, pad->outbox),
             sizeof(uint64_t), stream)));
   }
   return TML_OK;
@@ -72,9 +91,8 @@ static tml_status enqueue(const copies *c)
 static tml_status reset(const copies *c)
 {
   const rig *r = c->r;
-  uint64_t zero[TML_MAX_WORLD] = {0};
-  TRY(CU(r->api, cuMemcpyHtoD,
-         (pad_word(r, r->rank, r->ctx->pad.shard), zero, (size_t)r->world * sizeof *zero)));
+  const uint64_t zero[4 * TML_MAX_WORLD] = {0};
+  TRY(CU(r->api, cuMemcpyHtoD, (pad_word(r, r->rank, r->ctx->pad.shard), zero, sizeof zero)));
   TRY(CU(r->api, cuMemcpyHtoD,
          (pad_word(r, r->rank, r->ctx->pad.outbox), &c->value, sizeof c->value)));
   return tml_group_barrier(r->comm->group);
@@ -111,7 +129,8 @@ static tml_status one_case(copies *c, int graphed)
   status = tml_group_vote(group, status, "capture");
   if (status == TML_OK) status = tml_group_vote(group, repeat(c, exec), "waiting for copies");
   if (exec) c->r->api->cuda.p_cuGraphExecDestroy(exec);
-  return tml_wrap(status, "%zu bytes, %s, %s enqueued first", c->bytes, graphed ? "graph" : "eager",
+  return tml_wrap(status, "%zu bytes%s, %s, %s enqueued first", c->bytes,
+                  c->halves ? " in half rows" : "", graphed ? "graph" : "eager",
                   c->hold_first ? "the waiting grid" : "the copies");
 }
 
@@ -130,10 +149,13 @@ tml_status check_copies(rig *r, char *summary, size_t bytes)
   TRY(tml_group_vote(r->comm->group, prepare(&c), "loading the waiting kernel"));
   TRY(tml_block_create(r->comm, sizes[SIZES - 1] * (size_t)r->world, &c.block));
   tml_status status = TML_OK;
-  for (int i = 0; i < SIZES * 4 && status == TML_OK; i++, cases++) {
-    c.bytes = sizes[i / 4];
+  for (int i = 0; i < SIZES * 8 && status == TML_OK; i++) {
+    c.bytes = sizes[i / 8];
     c.hold_first = i & 1;
+    c.halves = i >> 2 & 1;
+    if (c.halves && c.bytes < ROW) continue;
     status = one_case(&c, i >> 1 & 1);
+    cases++;
   }
   if (status == TML_OK)
     snprintf(summary, bytes,

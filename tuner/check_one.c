@@ -17,6 +17,8 @@ typedef struct attempt {
   data d;
   check_result *out;
   uint64_t hash;
+  CUdeviceptr gathered;  /* ag_gemm: room for the gathered A, compared with d.full */
+  CUdeviceptr symmetric; /* gemm_ar: room for C */
 } attempt;
 
 static tml_status vote(attempt *t, tml_status mine, const char *what)
@@ -24,17 +26,56 @@ static tml_status vote(attempt *t, tml_status mine, const char *what)
   return tml_group_vote(t->r->comm->group, mine, what);
 }
 
-static tml_status launch_poisoned(attempt *t)
+static size_t gathered_bytes(const attempt *t)
 {
+  return (size_t)(t->d.problem.m * t->d.problem.k * 2);
+}
+
+static tml_status take_gathered(attempt *t)
+{
+  if (t->d.problem.op != TML_AG_GEMM) return TML_OK;
+  return CU(t->r->api, cuMemAlloc, (&t->gathered, gathered_bytes(t) + DATA_GUARD));
+}
+
+/* The gathered A and the guard behind it, bit by bit. */
+static tml_status compare_gathered(attempt *t)
+{
+  size_t bytes = gathered_bytes(t);
+  uint64_t got, want;
+  TRY(CU(t->r->api, cuMemsetD8Async, (t->d.full + bytes, 0xff, DATA_GUARD, t->r->stream)));
+  TRY(data_hash_bytes(t->r, t->d.full, bytes + DATA_GUARD, &want));
+  TRY(data_hash_bytes(t->r, t->gathered, bytes + DATA_GUARD, &got));
+  t->out->ungathered |= got != want;
+  return TML_OK;
+}
+
+static tml_status take_symmetric(attempt *t)
+{
+  if (t->d.problem.op != TML_GEMM_AR) return TML_OK;
+  return rig_symmetric(t->r, data_output_bytes(&t->d) + DATA_GUARD, &t->symmetric);
+}
+
+/* Every second call of an ag_gemm asks for the gathered A, every second one of a gemm_ar has its C in
+ * symmetric memory. */
+static tml_status launch_poisoned(attempt *t, int call)
+{
+  t->d.symmetric = call % 2 ? t->symmetric : 0;
   tml_args args = data_args(&t->d, 0);
+  int gathers = t->gathered && call % 2 == 0;
   TRY(data_poison(t->r, &t->d));
-  return tml_launch(t->plan, &args, t->r->stream);
+  if (gathers) {
+    args.gathered = (void *)(uintptr_t)t->gathered;
+    TRY(CU(t->r->api, cuMemsetD8Async,
+           (t->gathered, 0xff, gathered_bytes(t) + DATA_GUARD, t->r->stream)));
+  }
+  TRY(tml_launch(t->plan, &args, t->r->stream));
+  return gathers ? compare_gathered(t) : TML_OK;
 }
 
 static tml_status first_result(attempt *t, data_error *error)
 {
   TRY(data_fill(t->r, &t->d, 1));
-  TRY(launch_poisoned(t));
+  TRY(launch_poisoned(t, 0));
   TRY(rig_wait(t->r, 30));
   if (t->d.problem.m == 0) { /* writes nothing: the poison must be whole */
     data_error none;
@@ -50,7 +91,7 @@ static tml_status repeat(attempt *t, int reps)
 {
   for (int i = 1; i < reps; i++) {
     uint64_t hash;
-    TRY(launch_poisoned(t));
+    TRY(launch_poisoned(t, i));
     TRY(data_hash(t->r, &t->d, &hash));
     t->out->unequal_reps |= hash != t->hash;
   }
@@ -70,7 +111,7 @@ static tml_status compare_ranks(attempt *t)
 static tml_status run(attempt *t, int reps)
 {
   data_error error = {0};
-  double worst[4];
+  double worst[5];
   int bitwise = t->d.problem.op == TML_GEMM_RS || t->d.problem.op == TML_GEMM_AR;
   TRY(vote(t, first_result(t, &error), "the first launch"));
   TRY(vote(t, bitwise ? repeat(t, reps) : repeat(t, 2), "repeated launches"));
@@ -79,23 +120,27 @@ static tml_status run(attempt *t, int reps)
   worst[1] = (double)error.unwritten;
   worst[2] = error.overrun;
   worst[3] = t->out->unequal_reps;
-  TRY(tml_group_max(t->r->comm->group, worst, 4));
+  worst[4] = t->out->ungathered;
+  TRY(tml_group_max(t->r->comm->group, worst, 5));
   t->out->relative = worst[0];
   t->out->unwritten = worst[1];
   t->out->overrun = worst[2] > 0;
   t->out->unequal_reps = worst[3] > 0;
+  t->out->ungathered = worst[4] > 0;
   return TML_OK;
 }
 
-static void judge(const tml_problem *p, check_result *out)
+static void judge(const tml_problem *p, tml_pattern pattern, check_result *out)
 {
-  double limit = data_limit(p->dtype);
+  double limit = data_limit(p, pattern);
   if (out->unwritten > 0)
     snprintf(out->why, sizeof out->why, "%.0f elements never written", out->unwritten);
   else if (!(out->relative < limit))
     snprintf(out->why, sizeof out->why, "relative error %.2e, limit %.1e", out->relative, limit);
   else if (out->overrun)
     snprintf(out->why, sizeof out->why, "wrote behind the end of the output");
+  else if (out->ungathered)
+    snprintf(out->why, sizeof out->why, "the gathered A is not the ranks' inputs");
   else if (out->unequal_reps)
     snprintf(out->why, sizeof out->why, "bits differ between repetitions");
   else if (out->unequal_ranks)
@@ -116,11 +161,16 @@ tml_status check_one(rig *r, const tml_problem *problem, const char *variant, in
   const char *name = tml_plan_variant(t.plan, problem->m);
   snprintf(out->variant, sizeof out->variant, "%s", name ? name : "-");
   TRY_GOTO(vote(&t, rig_reserve(r, t.plan), "reserving memory"), done);
-  TRY_GOTO(vote(&t, data_create(r, problem, 1, 0, &t.d), "memory for inputs"), done);
+  TRY_GOTO(
+      vote(&t, data_create(r, problem, 1, problem->op == TML_AG_GEMM, &t.d), "memory for inputs"),
+      done);
+  TRY_GOTO(vote(&t, take_gathered(&t), "memory for the gathered A"), done);
+  TRY_GOTO(take_symmetric(&t), done);
   TRY_GOTO(run(&t, reps), done);
   if (save) TRY_GOTO(vote(&t, data_save(r, &t.d, save), "writing the output"), done);
-  judge(problem, out);
+  judge(problem, rig_pattern(r, out->variant), out);
 done:
+  if (t.gathered) r->api->cuda.p_cuMemFree(t.gathered);
   data_free(r, &t.d);
   tml_plan_destroy(t.plan);
   return status;

@@ -126,7 +126,8 @@ static tml_status run_alone(const stress *t, const mix_call *c)
 static void judge_alone(stress *t, const mix_call *c, const data_error *error)
 {
   char what[CALL_TEXT_BYTES], text[80];
-  double limit = data_limit(c->plan->source->problem.dtype);
+  const char *variant = tml_plan_variant(c->plan->plan, mix_m(c));
+  double limit = data_limit(&c->plan->source->problem, rig_pattern(t->r, variant ? variant : ""));
   if (error->relative > t->own.relative) t->own.relative = error->relative;
   if (*t->own.why) return;
   if (error->unwritten)

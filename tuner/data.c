@@ -1,6 +1,7 @@
 #include "data.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,7 +26,14 @@ int data_copies(const tml_problem *p)
   return wanted > DATA_MAX_COPIES ? DATA_MAX_COPIES : copies < 2 ? 2 : copies;
 }
 
-double data_limit(tml_dtype dtype) { return dtype == TML_BF16 ? 4e-3 : 6e-4; }
+/* Hop k of a ring rounds the sum of k products, so that W ranks together are off by sqrt((W + 1) / 2) roundings
+ * of the result. Patterns that round each partial by itself come to sqrt(2) at most, and the limits of the
+ * types are made for these. */
+double data_limit(const tml_problem *p, tml_pattern pattern)
+{
+  double limit = p->dtype == TML_BF16 ? 4e-3 : 6e-4;
+  return pattern == TML_PATTERN_RING ? limit * fmax(1, sqrt((p->world + 1) / 4.0)) : limit;
+}
 
 int64_t data_rows_of(const data *d, int rank)
 {
@@ -131,7 +139,8 @@ tml_status data_fill(rig *r, data *d, uint64_t generation)
 
 tml_status data_poison(rig *r, data *d)
 {
-  return CU(r->api, cuMemsetD8Async, (d->c, 0xff, data_output_bytes(d) + DATA_GUARD, r->stream));
+  return CU(r->api, cuMemsetD8Async,
+            (data_output(d), 0xff, data_output_bytes(d) + DATA_GUARD, r->stream));
 }
 
 tml_args data_args(const data *d, int call)
@@ -140,36 +149,41 @@ tml_args data_args(const data *d, int call)
   args.a = (const void *)(uintptr_t)d->a;
   args.b = (const void *)(uintptr_t)d->b[call % d->copies];
   args.bias = (const void *)(uintptr_t)d->bias;
-  args.c = (void *)(uintptr_t)d->c;
+  args.c = (void *)(uintptr_t)data_output(d);
+  args.c_symmetric = d->symmetric != 0;
   return args;
 }
 
-/* The whole output on the host, when all work before has ended; *host: NULL if it has no bytes. */
-static tml_status take_output(rig *r, const data *d, void **host)
+/* Bytes of the device on the host, when all work before has ended; *host: NULL if there are none. */
+static tml_status take_bytes(rig *r, CUdeviceptr at, size_t bytes, void **host)
 {
-  size_t bytes = data_output_bytes(d);
   *host = NULL;
   if (bytes == 0) return rig_wait(r, 30);
   TRY(rig_host(r, bytes, host));
-  TRY(CU(r->api, cuMemcpyDtoHAsync, (*host, d->c, bytes, r->stream)));
+  TRY(CU(r->api, cuMemcpyDtoHAsync, (*host, at, bytes, r->stream)));
   return rig_wait(r, 30);
+}
+
+tml_status data_hash_bytes(rig *r, CUdeviceptr at, size_t bytes, uint64_t *out)
+{
+  void *host;
+  *out = 0;
+  TRY(take_bytes(r, at, bytes, &host));
+  if (host) *out = XXH3_64bits(host, bytes);
+  return TML_OK;
 }
 
 tml_status data_hash(rig *r, const data *d, uint64_t *out)
 {
-  void *host;
-  *out = 0;
-  TRY(take_output(r, d, &host));
-  if (host) *out = XXH3_64bits(host, data_output_bytes(d));
-  return TML_OK;
+  return data_hash_bytes(r, data_output(d), data_output_bytes(d), out);
 }
 
 tml_status data_save(rig *r, const data *d, const char *path)
 {
-  void *host;
-  TRY(take_output(r, d, &host));
-  FILE *file = fopen(path, "wb");
   size_t bytes = data_output_bytes(d), written = 0;
+  void *host;
+  TRY(take_bytes(r, data_output(d), bytes, &host));
+  FILE *file = fopen(path, "wb");
   if (file && host) written = fwrite(host, 1, bytes, file);
   int bad = !file || written != bytes;
   if (file) bad |= fclose(file) != 0;

@@ -17,6 +17,7 @@ typedef struct data {
   int copies;          /* of B, rotated from call to call */
   uint64_t generation; /* of the inputs; changes the seeds */
   CUdeviceptr a, b[DATA_MAX_COPIES], bias, c;
+  CUdeviceptr symmetric; /* gemm_ar: 0, or where C lies instead of `c`: memory of rig_symmetric */
   CUdeviceptr
       full; /* room for the unfused sequence: gathered A, or the product before the reduction */
 } data;
@@ -35,10 +36,12 @@ tml_status data_fill(rig *r, data *d, uint64_t generation);
 tml_status data_poison(rig *r, data *d);
 tml_args data_args(const data *d, int call);
 size_t data_output_bytes(const data *d);
+static inline CUdeviceptr data_output(const data *d) { return d->symmetric ? d->symmetric : d->c; }
 /* Hash of the output; waits. */
 tml_status data_hash(rig *r, const data *d, uint64_t *out);
 /* Writes the output, packed rows, to a file; waits. */
 tml_status data_save(rig *r, const data *d, const char *path);
+tml_status data_hash_bytes(rig *r, CUdeviceptr at, size_t bytes, uint64_t *out);
 
 typedef struct data_error {
   double relative;   /* Frobenius; NAN if anything is not a number */
@@ -60,8 +63,8 @@ tml_status data_compare_with(rig *r, const data *d, const data_reference *refere
                              data_error *out);
 /* Both, for one call. */
 tml_status data_compare(rig *r, const data *d, double work, data_error *out);
-/* The largest relative error that the dtype may show. */
-double data_limit(tml_dtype dtype);
+/* The largest relative error that a result of this pattern may show. */
+double data_limit(const tml_problem *problem, tml_pattern pattern);
 
 /* What the comparison needs to make other ranks' inputs again. */
 enum { DATA_SEED_A = 1, DATA_SEED_B, DATA_SEED_BIAS };

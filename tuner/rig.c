@@ -137,6 +137,36 @@ tml_status rig_reserve(rig *r, const tml_plan *plan)
   return tml_comm_reserve(r->comm, &bytes);
 }
 
+tml_pattern rig_pattern(rig *r, const char *variant)
+{
+  tml_variant v;
+  return tml_gen_variant(r->gen, variant, &v) == TML_OK ? v.pattern : TML_PATTERN_NONE;
+}
+
+/* Memory of tml_alloc goes with the comm alone, so one block serves all. */
+tml_status rig_symmetric(rig *r, size_t bytes, CUdeviceptr *out)
+{
+  void *at = NULL;
+  if (bytes > r->symmetric_bytes) {
+    TRY(tml_alloc(r->comm, bytes, &at));
+    r->symmetric = (CUdeviceptr)(uintptr_t)at;
+    r->symmetric_bytes = bytes;
+  }
+  *out = r->symmetric;
+  return TML_OK;
+}
+
+/* Everything that a comm takes with it. */
+static void close_comm(rig *r)
+{
+  tml_plan_destroy(r->barrier);
+  r->barrier = NULL;
+  tml_comm_destroy(r->comm);
+  r->comm = NULL;
+  r->symmetric = 0;
+  r->symmetric_bytes = 0;
+}
+
 /* The smallest fused plan there is: its launches with m = 0 exchange headers and nothing else. */
 static tml_status make_barrier(rig *r)
 {
@@ -202,10 +232,7 @@ static tml_status open_comm(rig *r)
 
 tml_status rig_reload(rig *r, const rig_options *options)
 {
-  tml_plan_destroy(r->barrier);
-  r->barrier = NULL;
-  tml_comm_destroy(r->comm);
-  r->comm = NULL;
+  close_comm(r);
   tml_ctx_destroy(r->ctx);
   r->ctx = NULL;
   TRY(open_context(r, options));
@@ -234,10 +261,7 @@ tml_status rig_open(rig *r, const ranks_env *env, const rig_options *options)
 
 tml_status rig_rebuild(rig *r)
 {
-  tml_plan_destroy(r->barrier);
-  r->barrier = NULL;
-  tml_comm_destroy(r->comm);
-  r->comm = NULL;
+  close_comm(r);
   TRY(tml_comm_create(&r->comm, r->ctx, r->nccl));
   return make_barrier(r);
 }

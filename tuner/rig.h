@@ -43,8 +43,10 @@ typedef struct rig {
   CUstream stream;
   CUevent start, stop;
   tml_kernel *fill[2], *reference[2]; /* by dtype; NULL: rig_need */
-  tml_plan *barrier;    /* a fused plan, launched with m = 0; NULL: none in this world */
-  CUdeviceptr scratch;  /* RIG_SCRATCH bytes: arguments of the barrier, the delay's target */
+  tml_plan *barrier;     /* a fused plan, launched with m = 0; NULL: none in this world */
+  CUdeviceptr scratch;   /* RIG_SCRATCH bytes: arguments of the barrier, the delay's target */
+  CUdeviceptr symmetric; /* of tml_alloc, as much as was asked for so far */
+  size_t symmetric_bytes;
   uint64_t delay_count; /* elements that one block fills in a pause */
   struct {
     void *at;
@@ -65,6 +67,10 @@ int rig_fail(const ranks_env *env, tml_status status, const char *command);
 tml_status rig_rebuild(rig *r);
 /* Collective: a new context and comm over the same communicator, so that the bank is read again. */
 tml_status rig_reload(rig *r, const rig_options *options);
+/* The pattern of a variant that was named by the space. */
+tml_pattern rig_pattern(rig *r, const char *variant);
+/* Collective: at least `bytes` of symmetric memory, the same until more is asked for. */
+tml_status rig_symmetric(rig *r, size_t bytes, CUdeviceptr *out);
 /* Waits until the stream is idle, at most the time-out plus the seconds of work; then looks for a
  * fault. FAULT has a sentence that names who waited for whom. */
 tml_status rig_wait(rig *r, double work_s);

@@ -59,7 +59,8 @@ static tml_status launch_and_compare(contest *c, int i)
   TRY(calls_run(&c->entrants[i].calls, 0));
   TRY(rig_wait(c->r, 30));
   TRY(data_compare_with(c->r, &c->d, &c->reference, &error));
-  if (error.unwritten || error.overrun || !(error.relative < data_limit(c->problem->dtype)))
+  double limit = data_limit(c->problem, rig_pattern(c->r, c->list.at[i].name));
+  if (error.unwritten || error.overrun || !(error.relative < limit))
     return tml_fail(TML_INTERNAL, "wrong result: relative error %.2e, %lld elements unwritten%s",
                     error.relative, (long long)error.unwritten, error.overrun ? ", overrun" : "");
   return TML_OK;

@@ -32,9 +32,19 @@ M.axes = {
   { "ring", { 2, 3, 4, 5, 10 }, print = function(v) return "r" .. v end },
   -- Rate at which a rank sends while it computes, GB/s; 0: as fast as tiles come. Stores that wait
   -- for the link hold up the loads of their SM; an even stream below its rate does not.
-  { "pace", { 0, 280, 340 }, print = function(v) return v > 0 and "g" .. v or "" end },
+  { "pace", { 0, 280, 340 }, of = { push = true, ring = true, twoshot = true },
+    print = function(v) return v > 0 and "g" .. v or "" end },
   -- "fixed": some blocks send all the time, the others keep to own tiles; else all do both in turn.
-  { "roles", { "", "fixed" } },
+  { "roles", { "", "fixed" }, of = { push = true } },
+  -- Parts of a shard that copy engines bring one by one, along k and along m: the main loop waits
+  -- for the part that it needs.
+  { "chunk", { { 1, 1 }, { 2, 1 }, { 4, 1 }, { 1, 2 }, { 1, 4 } }, of = { ce = true },
+    print = function(v)
+      return v[1] > 1 and "kc" .. v[1] or v[2] > 1 and "mc" .. v[2] or ""
+    end },
+  -- Blocks that carry this rank's shard to the peers and compute nothing.
+  { "movers", { 0, 8, 16, 32 }, of = { sm = true },
+    print = function(v) return v > 0 and "x" .. v or "" end },
 }
 
 -- Parameters of the kernel by communication pattern, in signature order.
@@ -42,10 +52,15 @@ local common = { "map_a", "map_b", "map_c", "bias", "m", "n", "k" }
 local call = { "rank", "shard", "fingerprint", "timeout_ns", "record", "pad" }
 local extra = {
   none = {},
-  ce = { "slot" },
+  ce = { "slot", "keep" },
+  sm = { "signal_stride", "signals", "map_out" },
   push = { "signal_stride", "signals", "map_in", "map_out" },
-  twoshot = { "signal_stride", "signals", "map_in", "map_out", "map_fin" },
+  ring = { "signal_stride", "signals", "map_in", "map_out" },
+  twoshot = { "direct", "signal_stride", "signals", "map_in", "map_out", "map_fin" },
 }
+
+-- Patterns that send partial tiles: their blocks wait for blocks of other ranks, and an even pace helps.
+local function sends_partials(comm) return comm == "push" or comm == "ring" or comm == "twoshot" end
 
 local function param_list(comm)
   local list = { table.unpack(common) }
@@ -55,10 +70,12 @@ local function param_list(comm)
 end
 
 local function map_counts(comm, world)
+  local gathers = comm == "ce" or comm == "sm"
   return {
-    map_a = comm == "ce" and world or 1, map_b = 1,
-    map_c = (comm == "ce" or comm == "twoshot") and world or 1,
-    map_in = comm == "twoshot" and 1 + world or 1, map_out = world, map_fin = world,
+    map_a = gathers and world or 1, map_b = 1,
+    map_c = (gathers or comm == "twoshot") and world or 1,
+    map_in = comm == "twoshot" and 1 + world or comm == "ring" and world or 1,
+    map_out = world, map_fin = world,
   }
 end
 
@@ -94,6 +111,16 @@ local function smem_bytes(v, stages, ring)
     + 8 * barrier_count(v, stages, ring) + 16
 end
 
+-- A mover's step is what a stage of operands has room for: all rows of a tile, and as many lines
+-- of 64 columns (a power of two). A chunk, which has a signal, is MOVE_STEPS steps.
+local MOVE_STEPS = 4
+
+local function move_lines(v)
+  local lines = 1
+  while 2 * lines * v.tile[1] <= v.tile[1] + v.tile[2] do lines = 2 * lines end
+  return lines
+end
+
 -- Everything that the template and the launcher need beyond the axes.
 function M.derive(v)
   local bm, bn, bk = table.unpack(v.tile)
@@ -124,12 +151,17 @@ function M.derive(v)
     at_dead = words,
     -- TMA boxes, rows: each block of a cluster loads its part of what the cluster shares
     box_a = bm // cn, box_b = bn // cm, box_c = box_rows(v), box_n = part_columns(v),
-    cooperative = v.comm == "push" or v.comm == "twoshot",
-    overlap = v.comm == "none" or v.comm == "ce",
+    cooperative = sends_partials(v.comm),
+    overlap = v.comm == "none" or v.comm == "ce" or v.comm == "sm",
     on_comm = v.comm ~= "none",
+    -- ag_gemm: how a shard travels
+    chunks_k = v.chunk[1], chunks_m = v.chunk[2],
+    movers = v.movers, move_lines = move_lines(v), MOVE_STEPS = MOVE_STEPS,
+    move_k = v.comm == "sm" and MOVE_STEPS * move_lines(v) * 64 or 0,
+    staged = v.comm == "sm", -- the peers' rows of A are read from staging
     params = names, signature = params.signature(names, counts),
     fields = params.fields(names, counts), map_lengths = params.map_lengths(names, counts),
-    requires = v.comm == "ce" and { "gate" } or {},
+    requires = v.comm == "ce" and { "gate" } or v.comm == "sm" and { "collect" } or {},
   }
 end
 
@@ -144,12 +176,12 @@ function M.refuse(v, arch)
     return ("registers: %d accumulators a thread leave no room for the epilogue"):format(
       accumulators)
   end
-  if accumulators > 160 and (v.comm == "push" or v.comm == "twoshot") then
+  if accumulators > 160 and sends_partials(v.comm) then
     return ("registers: %d accumulators a thread leave no room for the sum of partials"):format(
       accumulators)
   end
   if v.split > 1 then
-    if v.comm ~= "none" and v.comm ~= "ce" then return "split: a tile's signal has one writer" end
+    if sends_partials(v.comm) then return "split: a tile's signal has one writer" end
     if v.schedule ~= "coop" then return "split: pingpong would hold the sums of two tiles" end
     local blocks = v.split * v.cluster[1] * v.cluster[2]
     if blocks > MOST_BLOCKS then
@@ -159,12 +191,7 @@ function M.refuse(v, arch)
   if v.ring ~= 2 and v.ring ~= tile_parts(v) then
     return ("ring: %d is neither 2 nor a whole tile's %d"):format(v.ring, tile_parts(v))
   end
-  if v.pace > 0 and v.comm ~= "push" and v.comm ~= "twoshot" then
-    return "pace: no partial tiles are sent"
-  end
-  if v.roles == "fixed" and v.comm ~= "push" then
-    return "roles: only push has tiles of two kinds that all compute"
-  end
+  if v.comm == "sm" and v.movers == 0 then return "movers: no block moves the shard" end
   if v.pace > 0 and v.ring ~= tile_parts(v) then return "pace: needs a ring of a whole tile" end
   local bytes = smem_bytes(v, v.stages, v.ring)
   if bytes > arch.smem then

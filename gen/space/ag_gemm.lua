@@ -4,6 +4,7 @@ return {
   worlds = { 2, 3, 4, 5, 6, 7, 8 },
   families = {
     { body = "body.ws_sm90a", comm = { "ce" } },
+    { body = "body.ws_sm90a", comm = { "sm" } },
     { library = "nccl" },
   },
 }

@@ -1,4 +1,5 @@
--- Kernels that serve the others: the gate before copy engines, the bias of unfused variants; for
+-- Kernels that serve the others: the gate before copy engines, the gathered A of movers, the bias of unfused
+-- variants; for
 -- checks the inputs, the reference, and a grid that holds the GPU while copies must progress; for
 -- the benchmark, stores that fill the links.
 local params = require "params"
@@ -6,6 +7,8 @@ local params = require "params"
 local kernels = {
   gate = { threads = 32, overlap = true, worlds = { 2, 3, 4, 5, 6, 7, 8 },
     params = { "rank", "slot", "timeout_ns", "record", "pad" } },
+  collect = { threads = 256, worlds = { 2, 3, 4, 5, 6, 7, 8 },
+    params = { "dst", "src", "aux", "count", "rank", "pad" } },
   hold = { threads = 1024, smem = 200 * 1024, worlds = { 2, 3, 4, 5, 6, 7, 8 },
     params = { "rank", "slot", "timeout_ns", "record", "pad", "count" } },
   stores = { threads = 128, smem = 16 * 1024, worlds = { 2, 3, 4, 5, 6, 7, 8 },
@@ -17,7 +20,7 @@ local kernels = {
 }
 
 local M = { op = "aux", worlds = { 1, 2, 3, 4, 5, 6, 7, 8 }, families = {} }
-for _, name in ipairs { "gate", "hold", "stores", "bias", "fill", "reference" } do
+for _, name in ipairs { "gate", "collect", "hold", "stores", "bias", "fill", "reference" } do
   local kernel = kernels[name]
   local body = { template = "kernel/" .. name .. ".cu.in", axes = {} }
   function body.derive(v)
@@ -35,7 +38,7 @@ for _, name in ipairs { "gate", "hold", "stores", "bias", "fill", "reference" } 
     end
     return name .. ": not used in a world of " .. v.world
   end
-  local untyped = name == "gate" or name == "hold" or name == "stores" -- these know no elements
+  local untyped = kernel.worlds[1] > 1 -- what knows peers knows no elements
   M.families[#M.families + 1] = { body = body, aux = name, dtypes = untyped and { "bf16" } or nil }
 end
 return M

@@ -3,7 +3,7 @@ return {
   op = "gemm_rs",
   worlds = { 2, 3, 4, 5, 6, 7, 8 },
   families = {
-    { body = "body.ws_sm90a", comm = { "push" } },
+    { body = "body.ws_sm90a", comm = { "push", "ring" } },
     { library = "nccl" },
   },
 }

@@ -98,7 +98,8 @@ typedef struct drv_work {
   int refs;
   work_kind kind;
   uint64_t dst, src;
-  size_t bytes;
+  size_t bytes;                      /* COPY: of a row */
+  size_t rows, dst_pitch, src_pitch; /* COPY */
   unsigned char value;
   void *host; /* IN: a copy of the caller's bytes; OUT: where they go */
   drv_library *library;

@@ -4,20 +4,49 @@
 /* 1 if the machine knows all of the range: device memory, or memory of cuMemHostAlloc. */
 static int known(uint64_t at, size_t bytes) { return emu_pointer(drv.emu, at, bytes) != NULL; }
 
+static CUresult enqueue_rows(const char *name, const CUDA_MEMCPY2D *copy, CUstream handle)
+{
+  drv_stream *stream = drv_stream_of(handle);
+  size_t width = copy->WidthInBytes, rows = copy->Height, some = width && rows;
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  if (some && (!known(copy->dstDevice, (rows - 1) * copy->dstPitch + width) ||
+               !known(copy->srcDevice, (rows - 1) * copy->srcPitch + width)))
+    return drv_refuse(CUDA_ERROR_INVALID_VALUE, name, "an address outside of what is mapped");
+  drv_work *work = drv_work_new(some ? WORK_COPY : WORK_NONE);
+  if (work) {
+    work->dst = copy->dstDevice;
+    work->src = copy->srcDevice;
+    work->bytes = width;
+    work->rows = rows;
+    work->dst_pitch = copy->dstPitch;
+    work->src_pitch = copy->srcPitch;
+  }
+  return drv_enqueue(stream, work, NULL);
+}
+
 static CUresult enqueue_copy(const char *name, uint64_t dst, uint64_t src, size_t bytes,
                              CUstream handle)
 {
-  drv_stream *stream = drv_stream_of(handle);
-  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
-  if (bytes && (!known(dst, bytes) || !known(src, bytes)))
-    return drv_refuse(CUDA_ERROR_INVALID_VALUE, name, "an address outside of what is mapped");
-  drv_work *work = drv_work_new(bytes ? WORK_COPY : WORK_NONE);
-  if (work) {
-    work->dst = dst;
-    work->src = src;
-    work->bytes = bytes;
-  }
-  return drv_enqueue(stream, work, NULL);
+  const CUDA_MEMCPY2D copy = {.srcDevice = src,
+                              .srcPitch = bytes,
+                              .dstDevice = dst,
+                              .dstPitch = bytes,
+                              .WidthInBytes = bytes,
+                              .Height = 1};
+  return enqueue_rows(name, &copy, handle);
+}
+
+/* Between device addresses, by their unified type, from their first byte on. */
+static CUresult drv_cuMemcpy2DAsync(const CUDA_MEMCPY2D *copy, CUstream stream)
+{
+  BEGIN(NEED_CONTEXT);
+  if (copy->srcMemoryType != CU_MEMORYTYPE_UNIFIED || copy->dstMemoryType != CU_MEMORYTYPE_UNIFIED)
+    REFUSE(CUDA_ERROR_INVALID_VALUE, "a memory type other than unified");
+  if (copy->srcXInBytes || copy->srcY || copy->dstXInBytes || copy->dstY)
+    REFUSE(CUDA_ERROR_INVALID_VALUE, "an offset");
+  if (copy->srcPitch < copy->WidthInBytes || copy->dstPitch < copy->WidthInBytes)
+    REFUSE(CUDA_ERROR_INVALID_VALUE, "a pitch below the width");
+  END(enqueue_rows("cuMemcpy2DAsync", copy, stream));
 }
 
 static CUresult drv_cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t bytes, CUstream stream)
@@ -148,6 +177,7 @@ void drv_fill_copy(tml_cuda *cuda)
 #define FILL(f) cuda->p_##f = drv_##f
   FILL(cuMemcpyAsync);
   FILL(cuMemcpyDtoDAsync);
+  FILL(cuMemcpy2DAsync);
   FILL(cuMemcpyHtoDAsync);
   FILL(cuMemcpyDtoHAsync);
   FILL(cuMemsetD8Async);

@@ -236,9 +236,9 @@ static const char *start(drv_op *op)
   switch (work->kind) {
   case WORK_LAUNCH: return start_launch(op);
   case WORK_COPY:
-    return emu_submit_copy(drv.emu, work->dst, work->src, work->bytes,
-                           drv.device[op->device].delay[1], "cuMemcpyAsync", op->clock, drv_op_done,
-                           op);
+    return emu_submit_copy_2d(drv.emu, work->dst, work->dst_pitch, work->src, work->src_pitch,
+                              work->bytes, work->rows, drv.device[op->device].delay[1],
+                              "cuMemcpyAsync", op->clock, drv_op_done, op);
   case WORK_SET: return submit_ranges(op, "cuMemsetD8Async", run_set);
   case WORK_IN: return submit_ranges(op, "cuMemcpyHtoDAsync", run_in);
   case WORK_OUT: return submit_ranges(op, "cuMemcpyDtoHAsync", run_out);

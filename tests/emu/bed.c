@@ -13,7 +13,7 @@
 typedef struct item {
   const bed_step *step;
   int call;
-  uint16_t *c[TML_MAX_WORLD]; /* as the ranks found it at the end */
+  uint16_t *c[TML_MAX_WORLD], *gathered[TML_MAX_WORLD]; /* as the ranks found them at the end */
 } item;
 
 typedef struct bed {
@@ -36,7 +36,7 @@ typedef struct rank {
   CUstream stream;
   tml_plan *plan[BED_STEPS];
   CUdeviceptr a[BED_CALLS * BED_STEPS], b[BED_CALLS * BED_STEPS], bias[BED_CALLS * BED_STEPS],
-      out[BED_CALLS * BED_STEPS];
+      out[BED_CALLS * BED_STEPS], gathered[BED_CALLS * BED_STEPS];
 } rank;
 
 static int64_t a_rows(const tml_problem *p, int r)
@@ -66,6 +66,34 @@ static tml_status upload(rank *k, CUdeviceptr *to, tml_dtype dtype, uint64_t see
   return status;
 }
 
+/* Poisoned, with a guard behind it. */
+static tml_status take_output(rank *k, CUdeviceptr *to, size_t bytes)
+{
+  TRY(CU(k->bed->api, cuMemAlloc, (to, bytes + 16)));
+  return CU(k->bed->api, cuMemsetD8, (*to, 0xff, bytes + 16));
+}
+
+static int gathers(const bed *b, const item *it)
+{
+  return b->c->gathered && it->step->problem.op == TML_AG_GEMM;
+}
+
+static size_t gathered_bytes(const tml_problem *p) { return (size_t)(p->m * p->k) * 2; }
+
+/* C at an offset in memory of the comm, which takes it back when it is destroyed. */
+static tml_status take_symmetric(rank *k, CUdeviceptr *to, size_t bytes)
+{
+  void *at;
+  TRY(tml_alloc(k->comm, bytes + 64, &at));
+  *to = (CUdeviceptr)(uintptr_t)at + 48;
+  return CU(k->bed->api, cuMemsetD8, (*to, 0xff, bytes + 16));
+}
+
+static int symmetric(const bed *b, const item *it)
+{
+  return b->c->symmetric && it->step->problem.op == TML_GEMM_AR;
+}
+
 static tml_status make_item(rank *k, int i)
 {
   const item *it = &k->bed->item[i];
@@ -75,8 +103,9 @@ static tml_status make_item(rank *k, int i)
   TRY(upload(k, &k->a[i], p->dtype, seed_of(it, 0, k->rank), a_rows(p, k->rank) * p->k));
   TRY(upload(k, &k->b[i], p->dtype, seed_of(it, 1, k->rank), p->n * p->k));
   if (p->bias) TRY(upload(k, &k->bias[i], p->dtype, seed_of(it, 2, bias_rank), p->n));
-  TRY(CU(k->bed->api, cuMemAlloc, (&k->out[i], bytes + 16)));
-  return CU(k->bed->api, cuMemsetD8, (k->out[i], 0xff, bytes + 16));
+  if (gathers(k->bed, it)) TRY(take_output(k, &k->gathered[i], gathered_bytes(p)));
+  return symmetric(k->bed, it) ? take_symmetric(k, &k->out[i], bytes)
+                               : take_output(k, &k->out[i], bytes);
 }
 
 static tml_status open_rank(rank *k)
@@ -158,6 +187,8 @@ static tml_status launch_all(rank *k)
     args.b = (const void *)(uintptr_t)k->b[i];
     args.bias = (const void *)(uintptr_t)k->bias[i];
     args.c = (void *)(uintptr_t)k->out[i];
+    args.gathered = (void *)(uintptr_t)k->gathered[i];
+    args.c_symmetric = symmetric(k->bed, it);
     TRY(tml_launch(k->plan[it->step - k->bed->c->step], &args, k->stream));
   }
   return TML_OK;
@@ -180,14 +211,21 @@ static tml_status replay_all(rank *k)
   return status;
 }
 
+static tml_status download(rank *k, uint16_t **to, CUdeviceptr from, size_t bytes)
+{
+  *to = malloc(bytes + 16);
+  if (!*to) return TML_MEMORY;
+  return CU(k->bed->api, cuMemcpyDtoH, (*to, from, bytes));
+}
+
 static tml_status read_back(rank *k)
 {
   for (int i = 0; i < k->bed->items; i++) {
     item *it = &k->bed->item[i];
-    size_t bytes = (size_t)(c_rows(&it->step->problem, k->rank) * it->step->problem.n) * 2;
-    it->c[k->rank] = malloc(bytes + 16);
-    if (!it->c[k->rank]) return TML_MEMORY;
-    TRY(CU(k->bed->api, cuMemcpyDtoH, (it->c[k->rank], k->out[i], bytes)));
+    const tml_problem *p = &it->step->problem;
+    TRY(download(k, &it->c[k->rank], k->out[i], (size_t)(c_rows(p, k->rank) * p->n) * 2));
+    if (gathers(k->bed, it)) /* with the guard behind it */
+      TRY(download(k, &it->gathered[k->rank], k->gathered[i], gathered_bytes(p) + 16));
   }
   return TML_OK;
 }
@@ -212,8 +250,9 @@ static void close_rank(rank *k)
   const tml_cuda *cuda = &k->bed->api->cuda;
   for (int s = 0; s < BED_STEPS; s++) tml_plan_destroy(k->plan[s]);
   for (int i = 0; i < BED_CALLS * BED_STEPS; i++) {
-    CUdeviceptr all[] = {k->a[i], k->b[i], k->bias[i], k->out[i]};
-    for (int j = 0; j < 4; j++)
+    CUdeviceptr all[] = {k->a[i], k->b[i], k->bias[i], k->out[i], k->gathered[i]};
+    if (i < k->bed->items && symmetric(k->bed, &k->bed->item[i])) all[3] = 0;
+    for (int j = 0; j < 5; j++)
       if (all[j]) cuda->p_cuMemFree(all[j]);
   }
   if (k->stream) cuda->p_cuStreamDestroy(k->stream);
@@ -286,11 +325,28 @@ static void judge_item(const item *it, int r, bed_result *out)
   free(want);
 }
 
+/* The gathered A: bit by bit the ranks' inputs, and the guard. */
+static void judge_gathered(const item *it, int r, bed_result *out)
+{
+  const tml_problem *p = &it->step->problem;
+  const uint16_t *got = it->gathered[r];
+  for (int s = 0; s < p->world; s++) {
+    int64_t count = a_rows(p, s) * p->k;
+    uint16_t *want = host_make(p->dtype, seed_of(it, 0, s), count);
+    for (int64_t i = 0; want && i < count; i++) out->ungathered += got[i] != want[i];
+    free(want);
+    got += count;
+  }
+  for (int i = 0; i < 8; i++) out->ungathered += got[i] != 0xffff;
+}
+
 static void judge(bed *b)
 {
   for (int i = 0; i < b->items; i++)
-    for (int r = 0; r < b->c->world; r++)
+    for (int r = 0; r < b->c->world; r++) {
       if (b->item[i].c[r]) judge_item(&b->item[i], r, b->out);
+      if (b->item[i].gathered[r]) judge_gathered(&b->item[i], r, b->out);
+    }
 }
 
 static void collect_reports(bed_result *out)
@@ -329,7 +385,10 @@ void bed_run(const bed_case *c, bed_result *out)
   if (!c->keep_open) out->alive = tml_emu_alive(stderr);
   judge(&b);
   for (int i = 0; i < b.items; i++)
-    for (int r = 0; r < c->world; r++) free(b.item[i].c[r]);
+    for (int r = 0; r < c->world; r++) {
+      free(b.item[i].c[r]);
+      free(b.item[i].gathered[r]);
+    }
 }
 
 static double limit(const bed_case *c)
@@ -351,6 +410,8 @@ int bed_good(const bed_case *c, const bed_result *r, char *why, size_t bytes)
   if (!*why && r->unwritten) snprintf(why, bytes, "%ld elements never written", r->unwritten);
   if (!*why && !(r->relative < limit(c)))
     snprintf(why, bytes, "relative error %.2e, %ld wrong", r->relative, r->wrong);
+  if (!*why && r->ungathered)
+    snprintf(why, bytes, "%ld elements of the gathered A are wrong", r->ungathered);
   if (!*why && r->alive) snprintf(why, bytes, "%d objects are still alive", r->alive);
   return !*why;
 }

@@ -21,6 +21,8 @@ typedef struct bed_case {
   bed_step step[BED_STEPS];
   int calls; /* the steps, so often in a row without waiting, each with inputs of its own: 1 .. 4 */
   int replays;       /* > 0: captured, and replayed so often */
+  int symmetric;     /* C of calls of gemm_ar is symmetric memory, and they say so */
+  int gathered;      /* calls of ag_gemm give the gathered A too, and it is judged */
   double timeout_us; /* 0: 2 s */
   tml_emu_config machine;
   tml_emu_mistake mistake;
@@ -38,6 +40,7 @@ typedef struct bed_result {
   tml_fault fault[TML_MAX_WORLD];
   double relative;       /* worst of all outputs; HUGE_VAL: not a number */
   long unwritten, wrong; /* elements that are poison; that are far off */
+  long ungathered;       /* elements of a gathered A that are not the ranks' inputs */
   size_t reports;
   char report[BED_TEXT]; /* the first */
   unsigned hazards;      /* bits: kinds of emu_hazard */

@@ -18,26 +18,47 @@ typedef struct shape {
   int calls, replays;
   int slow; /* rank whose launches begin late, or -1 */
   int sms;  /* 0: the default; 1: one block does all tiles */
+  int gathered, symmetric;
 } shape;
 
 /* Deep enough in k that the ring of stages wraps, not a multiple of anything in m and n. */
 static const shape RS = {
-    "gemm_rs:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0};
+    "gemm_rs:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
 static const shape RS_LATE = {
-    "gemm_rs:bf16:nt:w2:137x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 1, 0};
+    "gemm_rs:bf16:nt:w2:137x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 1, 0, 0, 0};
 static const shape RS_EMPTY = {
-    "gemm_rs:bf16:nt:w3:2x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 0, 0};
+    "gemm_rs:bf16:nt:w3:2x136x72", "*__128x128x64.c1x1.s?.coop.*", 4, 0, 0, 0, 0, 0};
 static const shape RS_LONG = {
-    "gemm_rs:bf16:nt:w2:137x264x72", "*__128x128x64.c1x1.s?.coop.*", 1, 0, -1, 1};
+    "gemm_rs:bf16:nt:w2:137x264x72", "*__128x128x64.c1x1.s?.coop.*", 1, 0, -1, 1, 0, 0};
+static const shape RING = {
+    "gemm_rs:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*.ring", 2, 0, -1, 0, 0, 0};
 static const shape AR = {
-    "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0};
+    "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
+static const shape AR_SYMMETRIC = {
+    "gemm_ar:bf16:nt:w3:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 1};
 static const shape AG = {
-    "ag_gemm:bf16:nt:w2:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0};
+    "ag_gemm:bf16:nt:w2:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, -1, 0, 0, 0};
 static const shape AG_GRAPH = {
-    "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, -1, 0};
+    "ag_gemm:bf16:nt:w2:137x136x520", "*__128x128x64.c1x1.s?.coop.*kc2.ce", 1, 6, -1, 0, 0, 0};
+
+/* One call, replayed: the same slot every time. */
+static const shape AG_GATHERED = {
+    "ag_gemm:bf16:nt:w3:37x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, 0, 0, 1, 0};
+
+/* Chunks along k. Movers beside the blocks that wait for them: three chunks; a late peer; and movers
+ * with more than one chunk. */
+static const shape AG_CHUNKS = {
+    "ag_gemm:bf16:nt:w2:137x136x264", "*__128x128x64.c1x1.s?.coop.*kc2.ce", 2, 0, -1, 0, 0, 0};
+static const shape AG_MOVERS = {
+    "ag_gemm:bf16:nt:w2:137x136x1096", "*__128x128x64.c1x1.s?.coop.*x8.sm", 2, 0, -1, 12, 0, 0};
+static const shape AG_MOVERS_LATE = {
+    "ag_gemm:bf16:nt:w2:137x136x1096", "*__128x128x64.c1x1.s?.coop.*x8.sm", 3, 0, 1, 12, 0, 0};
+static const shape AG_MOVERS_LONG = {
+    "ag_gemm:bf16:nt:w2:9x8x4616", "*__128x128x64.c1x1.s?.coop.*x8.sm", 1, 0, -1, 12, 0, 0};
 
 /* Four parts of k, one of them empty; one cluster does several tiles. */
-static const shape SPLIT = {"gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*", 1, 0, -1, 0};
+static const shape SPLIT = {"gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*",
+                            1, 0, -1, 0, 0, 0};
 
 typedef struct mutant {
   const char *name;
@@ -85,7 +106,7 @@ static const mutant mutants[] = {
      &RS_LATE,
      "gemm_rs",
      {{"j->rank, (i32)(j->epoch & 1));", "j->rank, 0);"},
-      {"half = (i32)(j->epoch & 1);", "half = 0;"}},
+      {"(part >= j->rank), (i32)(j->epoch & 1));", "(part >= j->rank), 0);"}},
      0},
     {"relaxed poll without the acquire",
      &RS,
@@ -97,8 +118,18 @@ static const mutant mutants[] = {
      "gemm_rs",
      {{"{ return wait_partials(j, t); }", "{ return 1; }"}},
      0},
+    {"partial passed on round the ring before it has arrived",
+     &RING,
+     "gemm_rs",
+     {{"return tile_adds(t); }", "return t->kind == TILE_OWN; }"}},
+     0},
     {"finished tile read before its signal",
      &AR,
+     "gemm_ar",
+     {{"wait_partials(j, t) : wait_result(j, t);", "wait_partials(j, t) : 1;"}},
+     0},
+    {"end without waiting for the tiles that others store into C",
+     &AR_SYMMETRIC,
      "gemm_ar",
      {{"wait_partials(j, t) : wait_result(j, t);", "wait_partials(j, t) : 1;"}},
      0},
@@ -166,12 +197,60 @@ static const mutant mutants[] = {
     {"shard read before its signal",
      &AG,
      "ag_gemm",
-     {{"if (alive) alive = gate_shard(j, t.shard);", ""}},
+     {{"      if (i == ready) ready = gate(j, &t, i, &arrived);\n", ""}},
+     0},
+    {"second chunk of a copied shard read before its signal",
+     &AG_CHUNKS,
+     "ag_gemm",
+     {{"  ready = (chunk + 1) * width;\n", ""}},
+     0},
+    {"moved chunk read before its signal",
+     &AG_MOVERS,
+     "ag_gemm",
+     {{"return (chunk + (next >= j->epoch ? 2 : 1)) * #;", "return chunks * #;"}},
+     0},
+    {"next moved chunk taken as come unseen",
+     &AG_MOVERS_LATE,
+     "ag_gemm",
+     {{"next >= j->epoch ? 2 : 1", "2"}},
+     0},
+    {"last chunk of a mover signalled before its stores",
+     &AG_MOVERS,
+     "ag_gemm",
+     {{"  tma_store_wait(0);\n  global_store_release_sys(chunk_word",
+       "  tma_store_wait_read(0);\n  global_store_release_sys(chunk_word"}},
+     0},
+    {"chunk of a mover signalled before its stores",
+     &AG_MOVERS_LONG,
+     "ag_gemm",
+     {{"      tma_store_wait(#);\n      global_store", "      global_store"}},
+     0},
+    {"mover loads a stage that its stores read",
+     &AG_MOVERS_LONG,
+     "ag_gemm",
+     {{"if (n > 0) tma_store_wait_read(1);", ""}},
+     0},
+    {"moved shards without their parity",
+     &AG_MOVERS_LATE,
+     "ag_gemm",
+     {{"j->rank, (i32)(j->epoch & 1));", "j->rank, 0);"},
+      {"? 0 : (i32)(j->epoch & 1);", "? 0 : 0;"}},
      0},
     {"gate forgets which call filled the slot",
      &AG_GRAPH,
      "__gate",
      {{"global_store_relaxed_sys(own + 8 * (u64)(# + slot), epoch);", ""}},
+     0},
+    {"slot given back before the gathered A is copied out of it",
+     &AG_GATHERED,
+     "ag_gemm",
+     {{"  if (j->keep) {", "  if (0) {"}},
+     0},
+    {"gate does not give back what the gathered A was copied from",
+     &AG_GATHERED,
+     "__gate",
+     {{"if (left != 0) global_store_release_sys(pad.at[lane] +",
+       "if (0) global_store_release_sys(pad.at[lane] +"}},
      0},
     {"sums of a split tile read before they came",
      &SPLIT,
@@ -237,6 +316,8 @@ static bed_case case_of(const shape *s, uint64_t seed)
 {
   bed_case c = bed_of(s->problem, s->variant, s->calls, seed);
   c.replays = s->replays;
+  c.gathered = s->gathered;
+  c.symmetric = s->symmetric;
   c.machine.sms = s->sms;
   c.spoil = slow_down;
   c.spoil_user = (void *)(uintptr_t)s;

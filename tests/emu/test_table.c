@@ -69,6 +69,39 @@ static void streams_keep_their_order(void **state)
   }
 }
 
+/* Every second column of 4, to a packed block; its neighbours stay. */
+static void rows_keep_their_pitch(void **state)
+{
+  (void)state;
+  for (uint64_t seed = 1; seed <= 5; seed++) {
+    CUdeviceptr a, b;
+    CUstream stream;
+    unsigned char host[4096];
+    begin(seed);
+    for (int i = 0; i < 4096; i++) host[i] = (unsigned char)(i / 64);
+    OK(cuMemAlloc(&a, 4096));
+    OK(cuMemAlloc(&b, 4096));
+    OK(cuStreamCreateWithPriority(&stream, CU_STREAM_NON_BLOCKING, 0));
+    OK(cuMemcpyHtoD(a, host, 4096));
+    OK(cuMemsetD8Async(b, 200, 4096, stream));
+    const CUDA_MEMCPY2D copy = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                                .srcDevice = a + 64,
+                                .srcPitch = 256,
+                                .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                                .dstDevice = b,
+                                .dstPitch = 64,
+                                .WidthInBytes = 64,
+                                .Height = 16};
+    OK(cuMemcpy2DAsync(&copy, stream));
+    OK(cuMemcpyDtoHAsync(host, b, 4096, stream));
+    for (int i = 0; i < 4096; i++) assert_int_equal(host[i], i < 1024 ? i / 64 * 4 + 1 : 200);
+    OK(cuStreamDestroy(stream));
+    OK(cuMemFree(a));
+    OK(cuMemFree(b));
+    end();
+  }
+}
+
 static void events_tell_virtual_time(void **state)
 {
   CUdeviceptr a;
@@ -224,6 +257,69 @@ static void mixed_graphs(void **state)
   }
 }
 
+/* A as it was gathered: ragged and empty shards, no shards at all, one copy slot all the time and both in turn. */
+static void gathered(void **state)
+{
+  static const char *const problems[] = {"ag_gemm:bf16:nt:w2:41x72x72",
+                                         "ag_gemm:fp16:nt:w4:9x72x72", "ag_gemm:bf16:nt:w3:2x72x72",
+                                         "ag_gemm:bf16:nt:w3:0x72x72"};
+  (void)state;
+  for (int i = 0; i < 4; i++)
+    for (int calls = 1; calls <= 2; calls++) {
+      bed_case c = bed_of(problems[i], NULL, calls, (uint64_t)(2 * i + calls));
+      c.gathered = 1;
+      good(&c);
+      c.replays = 3;
+      good(&c);
+    }
+  for (int i = 0; i < 3; i++) {
+    bed_case c = bed_of(problems[i], "*nccl", 2, 4);
+    c.gathered = 1;
+    good(&c);
+  }
+}
+
+static void peers_are_late(void *user)
+{
+  (void)user;
+  tml_emu_delay(1, 0, 200000);
+  tml_emu_delay(0, 1, 100000);
+}
+
+/* C in symmetric memory: the owners' tiles arrive in it. With late peers, replays, and shards without rows. */
+static void symmetric(void **state)
+{
+  static const char *const problems[] = {
+      "gemm_ar:bf16:nt:w2:41x136x72:bias", "gemm_ar:fp16:nt:w3:137x72x72",
+      "gemm_ar:bf16:nt:w4:9x72x72", "gemm_ar:bf16:nt:w8:5x72x72", "gemm_ar:bf16:nt:w2:0x72x72"};
+  static const char *const variants[] = {"*__128x128x64.c1x1.s?.coop.*", "*pingpong*"};
+  (void)state;
+  for (int i = 0; i < 5; i++)
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+      bed_case c = bed_of(problems[i], variants[seed % 2], seed % 2 ? 3 : 1, seed);
+      c.symmetric = 1;
+      c.replays = seed % 3 == 0 ? 3 : 0;
+      if (seed % 2) c.spoil = peers_are_late;
+      good(&c);
+    }
+}
+
+/* Round the ring: ragged and empty shards, bias, both types, late peers, parities by turns. */
+static void rings(void **state)
+{
+  static const char *const problems[] = {
+      "gemm_rs:bf16:nt:w2:41x136x72:bias", "gemm_rs:fp16:nt:w3:137x72x72:bias",
+      "gemm_rs:bf16:nt:w4:9x72x72", "gemm_rs:fp16:nt:w8:5x72x72", "gemm_rs:bf16:nt:w3:0x72x72"};
+  static const char *const variants[] = {"*.pingpong.*.ring", "*__128x128x64.c2x1.*g280.ring"};
+  (void)state;
+  for (int i = 0; i < 5; i++)
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+      bed_case c = bed_of(problems[i], variants[seed % 2], seed % 2 ? 3 : 1, seed);
+      if (seed % 2) c.spoil = peers_are_late;
+      good(&c);
+    }
+}
+
 /* Parts of k summed by clusters: many tiles of one cluster, parts without k-tiles, any schedule, and
  * the same bits under all of them. */
 static void split_tiles(void **state)
@@ -259,13 +355,6 @@ static void few_are_resident(void **state)
   c.machine.sms = 8;
   c.machine.resident = 1;
   good(&c);
-}
-
-static void peers_are_late(void *user)
-{
-  (void)user;
-  tml_emu_delay(1, 0, 200000);
-  tml_emu_delay(0, 1, 100000);
 }
 
 static void late_peers(void **state)
@@ -327,12 +416,16 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(streams_keep_their_order),
+      cmocka_unit_test(rows_keep_their_pitch),
       cmocka_unit_test(events_tell_virtual_time),
       cmocka_unit_test(graphs_fork_and_join),
       cmocka_unit_test(outside_of_the_subset),
       cmocka_unit_test(no_compiler),
       cmocka_unit_test(same_seed_same_run),
       cmocka_unit_test(mixed_graphs),
+      cmocka_unit_test(gathered),
+      cmocka_unit_test(symmetric),
+      cmocka_unit_test(rings),
       cmocka_unit_test(split_tiles),
       cmocka_unit_test(few_are_resident),
       cmocka_unit_test(late_peers),

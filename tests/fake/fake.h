@@ -104,12 +104,13 @@ typedef struct fake_op {
   int captured; /* recorded into a graph, not run */
   int replayed; /* run by a graph launch */
   CUdeviceptr dst, src;
-  size_t bytes;
-  void *object;                 /* event, graph exec or NCCL comm */
-  fake_launch launch;           /* FAKE_LAUNCH */
-  char call[32];                /* FAKE_NCCL: "AllGather", ... */
-  int m, n, k;                  /* FAKE_MATMUL, as cuBLASLt sees them (column-major) */
-  unsigned clock[FAKE_STREAMS]; /* vector clock: for fake_before */
+  size_t bytes;                      /* copies: of a row */
+  size_t rows, dst_pitch, src_pitch; /* copies; rows is 1 unless they are of two dimensions */
+  void *object;                      /* event, graph exec or NCCL comm */
+  fake_launch launch;                /* FAKE_LAUNCH */
+  char call[32];                     /* FAKE_NCCL: "AllGather", ... */
+  int m, n, k;                       /* FAKE_MATMUL, as cuBLASLt sees them (column-major) */
+  unsigned clock[FAKE_STREAMS];      /* vector clock: for fake_before */
 } fake_op;
 
 /* Operations in the order in which they ran (eager and replayed), since fake_open or

@@ -139,6 +139,7 @@ static CUresult enqueue_copy(fake_kind kind, CUdeviceptr dst, CUdeviceptr src, u
   work->op.dst = dst;
   work->op.src = src;
   work->op.bytes = bytes;
+  work->op.rows = 1;
   work->value = value;
   return fake_enqueue(stream, work);
 }
@@ -154,6 +155,26 @@ static CUresult fake_cuMemcpyDtoDAsync(CUdeviceptr dst, CUdeviceptr src, size_t 
 {
   BEGIN(NEED_CONTEXT);
   END(enqueue_copy(FAKE_COPY, dst, src, 0, bytes, stream));
+}
+
+static CUresult fake_cuMemcpy2DAsync(const CUDA_MEMCPY2D *copy, CUstream handle)
+{
+  BEGIN(NEED_CONTEXT);
+  fake_stream *stream = fake_stream_of(handle);
+  if (!stream) END(CUDA_ERROR_INVALID_HANDLE);
+  if (copy->srcMemoryType != CU_MEMORYTYPE_UNIFIED ||
+      copy->dstMemoryType != CU_MEMORYTYPE_UNIFIED || copy->srcXInBytes || copy->srcY ||
+      copy->dstXInBytes || copy->dstY || !copy->srcDevice || !copy->dstDevice ||
+      copy->srcPitch < copy->WidthInBytes || copy->dstPitch < copy->WidthInBytes)
+    END(CUDA_ERROR_INVALID_VALUE);
+  fake_work *work = fake_work_new(FAKE_COPY);
+  work->op.dst = copy->dstDevice;
+  work->op.src = copy->srcDevice;
+  work->op.bytes = copy->WidthInBytes;
+  work->op.rows = copy->Height;
+  work->op.dst_pitch = copy->dstPitch;
+  work->op.src_pitch = copy->srcPitch;
+  END(fake_enqueue(stream, work));
 }
 
 static CUresult fake_cuMemcpyHtoDAsync(CUdeviceptr dst, const void *src, size_t bytes,
@@ -213,6 +234,7 @@ void fake_fill_graph(tml_cuda *cuda)
   FILL(cuGraphExecDestroy);
   FILL(cuMemcpyAsync);
   FILL(cuMemcpyDtoDAsync);
+  FILL(cuMemcpy2DAsync);
   FILL(cuMemcpyHtoDAsync);
   FILL(cuMemcpyDtoHAsync);
   FILL(cuMemsetD8Async);

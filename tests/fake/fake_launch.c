@@ -198,7 +198,9 @@ static size_t map_count(const tml_variant *variant, tml_param param)
   switch (param) {
   case TML_PARAM_map_a: return variant->op == TML_AG_GEMM ? world : 1;
   case TML_PARAM_map_c: return variant->op == TML_AG_GEMM || variant->op == TML_GEMM_AR ? world : 1;
-  case TML_PARAM_map_in: return variant->op == TML_GEMM_AR ? 1 + world : 1;
+  case TML_PARAM_map_in:
+    if (variant->pattern == TML_PATTERN_RING) return world;
+    return variant->op == TML_GEMM_AR ? 1 + world : 1;
   case TML_PARAM_map_out:
   case TML_PARAM_map_fin: return world;
   default: return 1;

@@ -62,6 +62,12 @@ static CUresult null_copy(CUdeviceptr dst, CUdeviceptr src, size_t bytes, CUstre
   return CUDA_SUCCESS;
 }
 
+static CUresult null_copy_2d(const CUDA_MEMCPY2D *copy, CUstream stream)
+{
+  (void)copy, (void)stream;
+  return CUDA_SUCCESS;
+}
+
 static CUresult null_record(CUevent event, CUstream stream)
 {
   (void)event, (void)stream;
@@ -154,6 +160,7 @@ void fake_null(int on)
   null_context = device < 0 ? NULL : (CUcontext)(void *)&fake_m.device[device].context;
   cuda->p_cuLaunchKernelEx = null_launch;
   cuda->p_cuMemcpyAsync = cuda->p_cuMemcpyDtoDAsync = null_copy;
+  cuda->p_cuMemcpy2DAsync = null_copy_2d;
   cuda->p_cuEventRecord = null_record;
   cuda->p_cuStreamWaitEvent = null_wait;
   cuda->p_cuStreamIsCapturing = null_capturing;

@@ -122,7 +122,9 @@ static void run(fake_work *work)
   fake_op *op = &work->op;
   switch (op->kind) {
   case FAKE_COPY:
-    memmove((void *)op->dst, (const void *)op->src, op->bytes);
+    for (size_t r = 0; r < op->rows; r++)
+      memmove((void *)(op->dst + r * op->dst_pitch), (const void *)(op->src + r * op->src_pitch),
+              op->bytes);
     fake_m.now_ms += 0.001;
     break;
   case FAKE_MEMSET: memset((void *)op->dst, work->value, op->bytes); break;

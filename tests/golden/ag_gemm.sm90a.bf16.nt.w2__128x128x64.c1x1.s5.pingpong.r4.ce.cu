@@ -2,7 +2,7 @@
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
-//   warp 0        producer: waits for the gate of a shard, loads tiles of A and B by TMA
+//   warp 0        producer: waits at the gate of a peer's rows, loads tiles of A and B by TMA
 //   warp 1        storer: output buffers -> C or a peer's staging, then the tile's signal
 //   warp 2        loader: peers' partial or finished tiles -> output buffers (policies that add or copy)
 //   warp 3        herald: the headers of the call (block 0 of a call on a comm)
@@ -214,6 +214,14 @@ INLINE void tma_load_4d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i
                "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
 }
+// To the same offset, and the same barrier's offset, in every block of `mask`.
+INLINE void tma_load_4d_multicast(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i32 z, i32 w, u16 mask)
+{
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+               ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(dst),
+               "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w), "h"(mask)
+               : "memory");
+}
 INLINE void tma_store_2d(const tensor_map *map, u32 src, i32 x, i32 y)
 {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"((u64)map),
@@ -368,6 +376,7 @@ typedef struct {
   u64 record;
   const u64 *pad;
   i32 slot;
+  i32 keep;
   u32 smem;   // shared memory of this block
   u32 block;  // of this block among those of its cluster that share loads
   u32 k_part; // the part of k that they compute
@@ -379,7 +388,8 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_OWN 0  // this rank's result
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
-#define TILE_END 3
+#define TILE_PASS 3 // a partial result from another rank, added to and sent on
+#define TILE_END 4
 
 typedef struct {
   i32 kind;
@@ -440,37 +450,58 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   fence_async_global();
   return 1;
 }
-// ag_gemm by copy engines: shards arrive in a slot of staging, each followed by its signal word.
-// Order: the own shard first, read in place, then the peers' in order of arrival: rank s serves s - 1
-// first, so r receives from r + 1 first.
+// ag_gemm by copy engines: shards arrive in a slot of staging, whole or in chunks, each chunk followed by its
+// signal word.
+// What ce and sm share: the order of the tiles and where they go. The own shard first, read in place, then
+// the peers' in order of arrival: rank s serves s - 1 first, so r receives from r + 1 first.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + step) % 2; }
 INLINE i32 step_kind(i32 step) { return (void)step, TILE_OWN; }
 
-// Every shard has a map of its own: this rank's in the caller's A, the others' in the slot.
+// Every shard has a map of its own: this rank's in the caller's A, the others' where they arrive.
 INLINE const tensor_map *operand_map(const job *j, const tile *t) { return j->map_a + t->shard; }
 INLINE i32 operand_row(const job *j, const tile *t) { return (void)j, t->tm * 128; }
 
-// Producer, before the first tile of each shard. 0 after an abort.
-INLINE i32 gate_shard(const job *j, i32 shard)
+// 1 if the tile's rows of A come from a peer. None do beyond the last row of a shard, where a cluster may have
+// a tile.
+INLINE i32 is_awaited(const job *j, const tile *t)
 {
-  u64 word = j->pad[j->rank] + 8 * (u64)(144 + j->slot * 8 + shard);
-  return wait_for(j, word, j->epoch, FAULT_SHARD_TIMEOUT, shard, shard);
-}
-
-// Every block has read its last shard: the peers may fill this slot again.
-INLINE void call_finished(const job *j, u64 epoch)
-{
-  i32 r;
-  NO_UNROLL
-  for (r = 0; r < 2; ++r) {
-    if (r != j->rank) global_store_release_sys(j->pad[r] + 8 * (u64)(128 + j->rank), epoch);
-  }
+  i32 row = t->tm * 128;
+  return t->shard != j->rank && row < j->shard && t->shard * j->shard + row < j->m;
 }
 
 INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32 x, i32 y)
 {
   (void)quiet;
   tma_store_2d(j->map_c + t->shard, buffer, x, y);
+}
+
+// Producer, before k-tile i of an awaited tile: waits for the chunk that has it. Returns how many k-tiles of
+// this tile are then there. *arrived: bit 4 * shard + chunk; all of them after an abort.
+INLINE i32 gate(const job *j, const tile *t, i32 i, u32 *arrived)
+{
+  i32 chunk = 0, ready = div_up(j->k, 64);
+  (void)i;
+  if ((*arrived >> (4 * t->shard + chunk) & 1) == 0) {
+    u64 word = j->pad[j->rank] + 8 * (u64)(144 + (j->slot * 8 + t->shard) * 4 + chunk);
+    i32 alive = wait_for(j, word, j->epoch, FAULT_SHARD_TIMEOUT, t->shard, t->shard);
+    *arrived |= alive ? 1u << (4 * t->shard + chunk) : ~0u;
+  }
+  return ready;
+}
+
+// Every block has read its last shard: the peers may fill this slot again. Unless the stream copies the
+// gathered A out of it behind this kernel: then that is left to the gate of the next call.
+INLINE void call_finished(const job *j, u64 epoch)
+{
+  i32 r;
+  if (j->keep) {
+    global_store_relaxed_sys(j->pad[j->rank] + 8 * (u64)(128 + j->rank), epoch);
+    return;
+  }
+  NO_UNROLL
+  for (r = 0; r < 2; ++r) {
+    if (r != j->rank) global_store_release_sys(j->pad[r] + 8 * (u64)(128 + j->rank), epoch);
+  }
 }
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
 // looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
@@ -480,7 +511,7 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
-// First tile of this block's cluster, and the stride to its next.
+// First tile of this block's cluster, and the stride to its next. Movers have no tiles.
 INLINE u32 first_tile(void) { return block_id() / 1; }
 INLINE u32 tile_stride(void) { return block_count() / 1; }
 
@@ -624,20 +655,17 @@ INLINE void produce(job *j)
   u32 number, stage = 0, parity = 1;
   segment order = {0};
   i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
-  u32 arrived = 1u << j->rank;
-  i32 alive = 1;
+  u32 arrived = 0; // the gate's own
   for (number = first_tile();; number += tile_stride()) {
     tile t = tile_at(j, &order, number);
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
     if (t.kind == TILE_END) break;
-    if ((arrived >> t.shard & 1) == 0) {
-      if (j->epoch == 0) j->epoch = call_epoch(j);
-      if (alive) alive = gate_shard(j, t.shard);
-      arrived |= 1u << t.shard;
-    }
+    i32 ready = is_awaited(j, &t) ? k_first : k_end; // k-tiles before it need no wait
+    if (ready == k_first && j->epoch == 0) j->epoch = call_epoch(j);
     NO_UNROLL
     for (i = k_first; i < k_end; ++i) {
+      if (i == ready) ready = gate(j, &t, i, &arrived);
       mbar_wait(j->smem + 229416 + 8 * stage, parity);
       load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
       if (++stage == 5) {
@@ -846,6 +874,14 @@ INLINE void init_barriers(const job *j)
   mbar_init_fence();
 }
 
+// A warp of block 0: the headers of the call.
+INLINE void herald(job *j, u32 lane)
+{
+  if (block_id() != 0 || lane >= 2 || (i32)lane == j->rank) return;
+  j->epoch = call_epoch(j);
+  call_headers(j, (i32)lane);
+}
+
 KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
     const GRID_CONSTANT map_table_2 map_a,
     const GRID_CONSTANT map_table_1 map_b,
@@ -860,7 +896,8 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
     u64 timeout_ns,
     u64 record,
     const GRID_CONSTANT addr_table pad,
-    i32 slot)
+    i32 slot,
+    i32 keep)
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
@@ -878,6 +915,7 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
   j.record = record;
   j.pad = pad.at;
   j.slot = slot;
+  j.keep = keep;
   j.smem = smem_base();
   j.block = 0;
   j.k_part = 0;
@@ -890,10 +928,7 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_ce(
     regs_decrease(56);
     if (warp == 0 && lane == 0) produce(&j);
     if (warp == 1 && lane == 0) store(&j);
-    if (warp == 3 && block_id() == 0 && lane < 2 && (i32)lane != j.rank) {
-      j.epoch = call_epoch(&j);
-      call_headers(&j, (i32)lane);
-    }
+    if (warp == 3) herald(&j, lane);
   } else {
     regs_increase(224);
     consume(&j, (warp - 4) / 4, thread % 128);

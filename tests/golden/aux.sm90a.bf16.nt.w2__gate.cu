@@ -203,6 +203,14 @@ INLINE void tma_load_4d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i
                "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
 }
+// To the same offset, and the same barrier's offset, in every block of `mask`.
+INLINE void tma_load_4d_multicast(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i32 z, i32 w, u16 mask)
+{
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+               ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(dst),
+               "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w), "h"(mask)
+               : "memory");
+}
 INLINE void tma_store_2d(const tensor_map *map, u32 src, i32 x, i32 y)
 {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"((u64)map),
@@ -375,7 +383,7 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
     const GRID_CONSTANT addr_table pad)
 {
   i32 lane = (i32)thread_id();
-  u64 own = pad.at[rank], epoch, last, aborted;
+  u64 own = pad.at[rank], epoch, last, left, aborted;
   i32 alive = 1;
   job j;
   j.rank = rank;
@@ -386,6 +394,7 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
   grid_wait_previous();
   epoch = global_load_relaxed_sys(own + 0) + 1;
   last = global_load_relaxed_sys(own + 8 * (u64)(64 + slot));
+  left = global_load_relaxed_sys(own + 8 * (u64)(128 + rank));
   aborted = global_load_relaxed_sys(own + 384);
   // Only now, with the epoch in a register: the kernel behind this one moves it on when it ends.
   if (warp_all(epoch != 0)) grid_start_next();
@@ -393,6 +402,9 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
     alive = 0;
     if (lane == 0) global_store_relaxed_sys(record + 56, aborted);
   } else if (lane < 2 && lane != rank) {
+    // Calls whose slot was copied out of behind their kernel have left this to the gate: all that earlier calls
+    // read is read (grid_wait_previous). Before the wait: ranks whose gates wait for each other go on.
+    if (left != 0) global_store_release_sys(pad.at[lane] + 8 * (u64)(128 + rank), epoch - 1);
     alive = wait_for(&j, own + 8 * (u64)(128 + lane), last, FAULT_SLOT_TIMEOUT, lane, slot);
   }
   alive = warp_all(alive);

@@ -2,7 +2,7 @@
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
-//   warp 0        producer: waits for the gate of a shard, loads tiles of A and B by TMA
+//   warp 0        producer: waits at the gate of a peer's rows, loads tiles of A and B by TMA
 //   warp 1        storer: output buffers -> C or a peer's staging, then the tile's signal
 //   warp 2        loader: peers' partial or finished tiles -> output buffers (policies that add or copy)
 //   warp 3        herald: the headers of the call (block 0 of a call on a comm)
@@ -214,6 +214,14 @@ INLINE void tma_load_4d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i
                "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
 }
+// To the same offset, and the same barrier's offset, in every block of `mask`.
+INLINE void tma_load_4d_multicast(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i32 z, i32 w, u16 mask)
+{
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+               ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(dst),
+               "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w), "h"(mask)
+               : "memory");
+}
 INLINE void tma_store_2d(const tensor_map *map, u32 src, i32 x, i32 y)
 {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"((u64)map),
@@ -371,7 +379,8 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_OWN 0  // this rank's result
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
-#define TILE_END 3
+#define TILE_PASS 3 // a partial result from another rank, added to and sent on
+#define TILE_END 4
 
 typedef struct {
   i32 kind;
@@ -399,7 +408,7 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
-// First tile of this block's cluster, and the stride to its next.
+// First tile of this block's cluster, and the stride to its next. Movers have no tiles.
 INLINE u32 first_tile(void) { return block_id() / 2; }
 INLINE u32 tile_stride(void) { return block_count() / 2; }
 

@@ -2,7 +2,7 @@
 //
 // Persistent warp-specialised GEMM tile loop: C = A B^T, with a communication policy at its fixed points.
 //
-//   warp 0        producer: waits for the gate of a shard, loads tiles of A and B by TMA
+//   warp 0        producer: waits at the gate of a peer's rows, loads tiles of A and B by TMA
 //   warp 1        storer: output buffers -> C or a peer's staging, then the tile's signal
 //   warp 2        loader: peers' partial or finished tiles -> output buffers (policies that add or copy)
 //   warp 3        herald: the headers of the call (block 0 of a call on a comm)
@@ -214,6 +214,14 @@ INLINE void tma_load_4d(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i
                "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
 }
+// To the same offset, and the same barrier's offset, in every block of `mask`.
+INLINE void tma_load_4d_multicast(u32 dst, const tensor_map *map, u32 bar, i32 x, i32 y, i32 z, i32 w, u16 mask)
+{
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+               ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(dst),
+               "l"((u64)map), "r"(bar), "r"(x), "r"(y), "r"(z), "r"(w), "h"(mask)
+               : "memory");
+}
 INLINE void tma_store_2d(const tensor_map *map, u32 src, i32 x, i32 y)
 {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"((u64)map),
@@ -368,6 +376,7 @@ typedef struct {
   u64 timeout_ns;
   u64 record;
   const u64 *pad;
+  i32 direct;
   i32 signal_stride;
   const u64 *signals;
   const tensor_map *map_in;
@@ -384,7 +393,8 @@ INLINE i32 div_up(i32 a, i32 b) { return (a + b - 1) / b; }
 #define TILE_OWN 0  // this rank's result
 #define TILE_SEND 1 // a partial result that another rank owns
 #define TILE_COPY 2 // a result that another rank finished: staging -> C
-#define TILE_END 3
+#define TILE_PASS 3 // a partial result from another rank, added to and sent on
+#define TILE_END 4
 
 typedef struct {
   i32 kind;
@@ -446,7 +456,12 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   return 1;
 }
 // gemm_ar in two shots: as push, then the owner of a tile pushes the finished tile to every peer's
-// staging, and each rank copies the tiles of the others into its own C.
+// staging, and each rank copies the tiles of the others into its own C. Where the caller's C is symmetric
+// memory (j->direct) the owner stores them into the peers' C, and there is nothing to copy: each rank only
+// waits for the others' tiles. No C is written while its rank still uses it: an owner finishes a tile only
+// when it has every rank's partial of it, so every rank's kernel of this call has begun, behind all that
+// came before in its stream (the launch is a full dependency). An owner whose wait has failed knows no such
+// thing, and stores nothing.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
 INLINE i32 step_kind(i32 step)
 {
@@ -461,15 +476,26 @@ INLINE i32 step_delay(i32 step, i32 chunks)
   return step < 1 ? 0 : step == 1 ? 1 : copy;
 }
 
-// What push and twoshot share: partial tiles in staging, and their signal words.
+// Partial tiles in staging, and their signal words.
 INLINE const tensor_map *operand_map(const job *j, const tile *t) { return (void)t, j->map_a; }
 INLINE i32 operand_row(const job *j, const tile *t) { return t->tm * 128 + t->shard * j->shard; }
 
-// Word of tile `number` in row `row` of the signal area of a rank: rows 0 .. W-1 partials by source, rows
-// W .. 2W-1 finished tiles by owner.
+// Word of tile `number` in row `row` of the signal area of a rank: rows 0 .. W-1 partials by source (ring: by
+// shard), rows W .. 2W-1 finished tiles by owner.
 INLINE u64 signal_word(const job *j, i32 at_rank, i32 row, i32 number)
 {
   return j->signals[at_rank] + 16 * ((u64)row * (u64)j->signal_stride + (u64)number) + 8 * (j->epoch & 1);
+}
+
+INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
+// What push and twoshot share: the owner of a tile adds the partials of all ranks, in rank order.
+INLINE i32 tile_adds(const tile *t) { return t->kind == TILE_OWN; }
+
+// Loader: a part of partial number `part` of an own tile. Staging has them by source.
+INLINE void load_partial(const job *j, const tile *t, i32 part, u32 buffer, u32 barrier, i32 x, i32 y)
+{
+  (void)t;
+  tma_load_4d(buffer, j->map_in, barrier, x, y, part + (part >= j->rank), (i32)(j->epoch & 1));
 }
 
 // Loader, before it reads the partials of an own tile. 0 after an abort.
@@ -484,7 +510,8 @@ INLINE i32 wait_partials(const job *j, const tile *t)
   return 1;
 }
 
-INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
+// Whether a TILE_COPY has to be copied; if not, it is only waited for.
+INLINE i32 copies_tiles(const job *j) { return j->direct == 0; }
 
 INLINE i32 wait_result(const job *j, const tile *t)
 {
@@ -515,7 +542,7 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
     if (t->kind == TILE_OWN && !quiet) {
       NO_UNROLL
       for (r = 0; r < 2; ++r) {
-        if (r != j->rank) tma_store_4d(j->map_fin + r, buffer, x, y, 0, (i32)(j->epoch & 1));
+        if (r != j->rank) tma_store_4d(j->map_fin + r, buffer, x, y, 0, j->direct ? 0 : (i32)(j->epoch & 1));
       }
     }
   }
@@ -543,7 +570,7 @@ INLINE void signal_tile(const job *j, const tile *t)
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
 // cluster has beyond the last row or column are computed like the others, on zeros, and stored nowhere.
-// First tile of this block's cluster, and the stride to its next.
+// First tile of this block's cluster, and the stride to its next. Movers have no tiles.
 INLINE u32 first_tile(void) { return block_id() / 1; }
 INLINE u32 tile_stride(void) { return block_count() / 1; }
 
@@ -724,6 +751,7 @@ INLINE void store(job *j)
     i32 i, sub;
     u32 group;
     if (t.kind == TILE_END) break;
+    if (t.kind == TILE_COPY && !copies_tiles(j)) continue;
     NO_UNROLL
     for (i = 0; i < 2; ++i) {
       NO_UNROLL
@@ -732,6 +760,7 @@ INLINE void store(job *j)
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
+          if (smem_load_relaxed_u32(j->smem + 229664) != 0) quiet = 1;
           store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
@@ -749,7 +778,7 @@ INLINE void store(job *j)
     pending = 0;
     if (t.kind != TILE_COPY) {
       tma_store_wait(0);
-      if (!quiet && smem_load_relaxed_u32(j->smem + 229664) == 0) signal_tile(j, &t);
+      if (!quiet) signal_tile(j, &t);
     }
     u32 swap = position;
     position = other_position;
@@ -759,7 +788,7 @@ INLINE void store(job *j)
   tma_store_wait(0);
 }
 
-// The buffers of one tile: own tiles get the peers' partials, copied tiles the finished values, others come
+// The buffers of one tile: tiles that add get peers' partials, copied tiles the finished values, others come
 // empty.
 INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
 {
@@ -771,10 +800,9 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
     for (sub = 0; sub < 2; ++sub) {
       i32 x = t->tn * 128 + sub * 64;
       i32 y = t->tm * 128 + i * 64;
-      i32 src, half = (i32)(j->epoch & 1);
+      i32 part, parts = 1;
       NO_UNROLL
-      for (src = 0; src < 2; ++src) {
-        if (t->kind == TILE_OWN ? src == j->rank : src != 0) continue;
+      for (part = 0; part < parts; ++part) {
         NO_UNROLL
         for (group = 0; group < 1; ++group) {
           u32 index = out_index(turn, position);
@@ -782,13 +810,13 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
           mbar_wait(out_empty(j, index), out_parity(position) ^ 1);
           if (t->kind == TILE_COPY) {
             mbar_arrive_expect(out_full(j, index), 8192);
-            tma_load_4d(out_buffer(j, index), j->map_in + 1 + t->shard, out_full(j, index), x, row, 0, half);
+            tma_load_4d(out_buffer(j, index), j->map_in + 1 + t->shard, out_full(j, index), x, row, 0, (i32)(j->epoch & 1));
           } else {
             mbar_arrive(out_full(j, index));
           }
-          if (t->kind == TILE_OWN) {
+          if (tile_adds(t)) {
             mbar_arrive_expect(out_ready(j, index), 8192);
-            tma_load_4d(out_buffer(j, index), j->map_in, out_ready(j, index), x, row, src, half);
+            load_partial(j, t, part, out_buffer(j, index), out_ready(j, index), x, row);
           } else {
             mbar_arrive(out_ready(j, index));
           }
@@ -811,6 +839,7 @@ INLINE void load(job *j)
     if (t.kind == TILE_END) break;
     if (alive && reads_staging(&t)) alive = wait_tile(j, &t);
     if (!alive) smem_store_relaxed_u32(j->smem + 229664, 1); // the storer publishes nothing from here on
+    if (t.kind == TILE_COPY && !copies_tiles(j)) continue;
     if (turn == 0) {
       load_buffers(j, &t, 0, &position[0]);
     } else {
@@ -893,8 +922,8 @@ INLINE void add_buffer(const job *j, float *values, u32 index, u32 thread)
   }
 }
 
-// values = sum over ranks, in rank order, of this rank's values and the peers' partials. Returns with
-// the last partial's buffer still held, at *position.
+// values = sum, in the policy's order, of this rank's values and the partials of the tile. Returns with the last
+// partial's buffer still held, at *position.
 INLINE void add_partials(const job *j, float *values, u32 group, u32 thread, u32 *position)
 {
   u32 index = out_index(group, *position);
@@ -938,22 +967,22 @@ INLINE void write_part(const job *j, float *values, i32 column, u32 group, u32 t
   ++*position;
 }
 
-// A part of an own tile, with the peers' partials; column: of the thread's first pair.
-INLINE void write_own_part(const job *j, float *values, i32 column, u32 group, u32 thread, u32 *position)
+// A part of a tile that adds peers' partials; column: of the thread's first pair.
+INLINE void write_sum_part(const job *j, const tile *t, float *values, i32 column, u32 group, u32 thread, u32 *position)
 {
   add_partials(j, values, group, thread, position);
-  if (j->bias != 0) add_bias(j, values, column);
+  if (j->bias != 0 && t->kind == TILE_OWN) add_bias(j, values, column);
   fill_buffer(j, values, out_index(group, *position), thread);
   ++*position;
 }
 
-INLINE void write_own(const job *j, const tile *t, float *acc, u32 group, u32 thread, u32 *position)
+INLINE void write_sum(const job *j, const tile *t, float *acc, u32 group, u32 thread, u32 *position)
 {
   i32 column = t->tn * 128 + (i32)(thread & 3) * 2;
-  write_own_part(j, acc + 0, column + 0, group, thread, position);
-  write_own_part(j, acc + 32, column + 64, group, thread, position);
-  write_own_part(j, acc + 64, column + 0, group, thread, position);
-  write_own_part(j, acc + 96, column + 64, group, thread, position);
+  write_sum_part(j, t, acc + 0, column + 0, group, thread, position);
+  write_sum_part(j, t, acc + 32, column + 64, group, thread, position);
+  write_sum_part(j, t, acc + 64, column + 0, group, thread, position);
+  write_sum_part(j, t, acc + 96, column + 64, group, thread, position);
 }
 
 // The buffers of copied tiles, which the loader fills: on to the storer, so that this warpgroup sees every phase
@@ -990,7 +1019,7 @@ INLINE void consume(const job *j, u32 group, u32 thread)
   tile t = tile_at(j, &order, number), next;
   for (; t.kind != TILE_END; t = next, number += stride) {
     if (t.kind == TILE_COPY) {
-      copied += 4;
+      if (copies_tiles(j)) copied += 4;
       next = tile_at(j, &order, number + stride);
       continue;
     }
@@ -1001,8 +1030,8 @@ INLINE void consume(const job *j, u32 group, u32 thread)
     multiply_end(j, thread, k_tiles, at);
     at += step;
     pass_copies(j, group, thread, &position, &copied);
-    if (t.kind == TILE_OWN) {
-      write_own(j, &t, acc, group, thread, &position);
+    if (tile_adds(&t)) {
+      write_sum(j, &t, acc, group, thread, &position);
       continue;
     }
     write_part(j, acc + 0, t.tn * 128 + 0 + (i32)(thread & 3) * 2, group,
@@ -1037,6 +1066,14 @@ INLINE void init_barriers(const job *j)
   mbar_init_fence();
 }
 
+// A warp of block 0: the headers of the call.
+INLINE void herald(job *j, u32 lane)
+{
+  if (block_id() != 0 || lane >= 2 || (i32)lane == j->rank) return;
+  j->epoch = call_epoch(j);
+  call_headers(j, (i32)lane);
+}
+
 KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_twoshot(
     const GRID_CONSTANT map_table_1 map_a,
     const GRID_CONSTANT map_table_1 map_b,
@@ -1051,6 +1088,7 @@ KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_twos
     u64 timeout_ns,
     u64 record,
     const GRID_CONSTANT addr_table pad,
+    i32 direct,
     i32 signal_stride,
     const GRID_CONSTANT addr_table signals,
     const GRID_CONSTANT map_table_3 map_in,
@@ -1072,6 +1110,7 @@ KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_twos
   j.timeout_ns = timeout_ns;
   j.record = record;
   j.pad = pad.at;
+  j.direct = direct;
   j.signal_stride = signal_stride;
   j.signals = signals.at;
   j.map_in = map_in.at;
@@ -1090,10 +1129,7 @@ KERNEL(384, 1) tml_gemm_ar_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_twos
     if (warp == 0 && lane == 0) produce(&j);
     if (warp == 1 && lane == 0) store(&j);
     if (warp == 2 && lane == 0) load(&j);
-    if (warp == 3 && block_id() == 0 && lane < 2 && (i32)lane != j.rank) {
-      j.epoch = call_epoch(&j);
-      call_headers(&j, (i32)lane);
-    }
+    if (warp == 3) herald(&j, lane);
   } else {
     regs_increase(224);
     consume(&j, (warp - 4) / 4, thread % 128);

@@ -3,7 +3,8 @@
  *
  * The list derives from the space, in its order: a variant stands in it if it is the first of its
  * op and pattern, of its type, of its schedule, of its cluster, of its split, of its kind of output
- * box, or the first of its pattern with a pace; and every auxiliary kernel. Texts are without #line. */
+ * box, or the first of its pattern with a pace or with chunks; and every auxiliary kernel. Texts are
+ * without #line. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -44,8 +45,9 @@ static int shows_any(golden_list *list, const tml_variant *v)
     return shows(list, "aux %s %d %s", v->arch, v->dtype, knobs ? knobs : "");
   const char *schedule = strstr(v->name, ".pingpong") ? "pingpong" : "coop";
   int paced = strstr(v->name, ".g2") != NULL;
+  int chunks = v->chunks_k > 1 ? 1 : v->chunks_m > 1 ? 2 : 0;
   /* Every feature is noted: no short circuit. */
-  return shows(list, "pattern %s %d %d %d", v->arch, v->op, v->pattern, paced) |
+  return shows(list, "pattern %s %d %d %d %d", v->arch, v->op, v->pattern, paced, chunks) |
          shows(list, "dtype %s %d", v->arch, v->dtype) |
          shows(list, "schedule %s %s", v->arch, schedule) |
          shows(list, "cluster %s %d %d", v->arch, v->cluster_m, v->cluster_n) |

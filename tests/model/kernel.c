@@ -24,13 +24,27 @@ static int header_half(const view *v, u8 epoch)
 
 static int send_unit(const view *v) { return v->run->scenario->coarse ? v->run->world - 1 : 1; }
 static int send_groups(const view *v) { return (v->run->world - 1) / send_unit(v); }
-static int send_target(const view *v, int i) { return (v->r + 1 + i) % v->run->world; }
-static int send_second(const view *v) { return v->me->sent >= 2 * send_groups(v); }
+static int send_target(const view *v, int i)
+{
+  return (v->r + 1 + (call_now(v)->op == RING ? 0 : i)) % v->run->world;
+}
+static int send_second(const view *v)
+{
+  return call_now(v)->op == TWOSHOT && v->me->sent >= 2 * send_groups(v);
+}
+/* Whose rows a rank sends as number i round the ring, and receives as number i: what it has received it sends
+   next. */
+static int ring_sends(const view *v, int i)
+{
+  return (v->r + 2 * v->run->world - 1 - i) % v->run->world;
+}
+static int ring_receives(const view *v, int i) { return ring_sends(v, i + 1); }
 /* A finished tile is sent by the block that has read its partials, unless that one never ran. */
 static int send_steps(const view *v)
 {
   int finished = call_now(v)->op == TWOSHOT && has_rows(v, v->r);
   if (call_now(v)->op == COPIES) return 0;
+  if (call_now(v)->op == RING && v->me->block[reader_block(v)] == GONE) return 2;
   return 2 * send_groups(v) * (finished && v->me->block[reader_block(v)] != GONE ? 2 : 1);
 }
 static int send_first_target(const view *v)
@@ -41,7 +55,21 @@ static int send_whom(const view *v)
 {
   return v->run->scenario->coarse ? -1 : send_target(v, send_first_target(v));
 }
-static int sends_to(const view *v, int to) { return send_second(v) || has_rows(v, to); }
+static int sends_to(const view *v, int to)
+{
+  if (call_now(v)->op == RING) return has_rows(v, ring_sends(v, send_first_target(v)));
+  return send_second(v) || has_rows(v, to);
+}
+/* A ring sends nothing on after a wait that failed. */
+static int send_stops(const view *v)
+{
+  return v->me->dead && call_now(v)->op == RING && v->me->sent >= 2;
+}
+static int send_place(const view *v)
+{
+  int from = call_now(v)->op == RING ? ring_sends(v, send_first_target(v)) : v->r;
+  return place(v, call_now(v), from);
+}
 
 /* Steps over owners without rows. */
 static void send_settle(view *v)
@@ -53,13 +81,13 @@ static void send_settle(view *v)
 static void send_buffer(view *v, int to, u8 tag, u8 epoch)
 {
   rank *there = rank_at(v, to);
-  int half = staging_half(v, epoch), at = place(v, call_now(v), v->r);
+  int half = staging_half(v, epoch), at = send_place(v);
   put_buffer(v, to, send_second(v) ? &there->result[half][at] : &there->partial[half][at], tag);
 }
 static void send_signal(view *v, int to, u8 epoch)
 {
   rank *there = rank_at(v, to);
-  int half = signal_half(v, epoch), at = place(v, call_now(v), v->r);
+  int half = signal_half(v, epoch), at = send_place(v);
   if (send_second(v)) {
     if (!v->me->dead) put_word(v, to, &there->result_signal[half][at], epoch, "result signal");
   } else {
@@ -70,6 +98,7 @@ static void send_signal(view *v, int to, u8 epoch)
 static int send_open(const view *v)
 {
   if (!inside(v, sender_block(v)) || v->me->sent >= send_steps(v)) return 0;
+  if (call_now(v)->op == RING) return v->me->seen >= v->me->sent / 2;
   return !send_second(v) || v->me->seen > 0;
 }
 static int send_issues(const view *v) { return send_open(v) && v->me->sent % 2 == 0; }
@@ -81,7 +110,7 @@ static void send_each(view *v, int complete)
   int from = send_first_target(v);
   for (int i = from; i < from + send_unit(v); ++i) {
     int to = send_target(v, i);
-    if (!sends_to(v, to)) continue;
+    if (!sends_to(v, to) || send_stops(v)) continue;
     send_buffer(v, to, complete ? epoch : (u8)(UNDER_WAY | epoch), epoch);
     if (complete != (v->run->mutant == MUTANT_SIGNAL_BEFORE_DATA)) send_signal(v, to, epoch);
   }
@@ -93,13 +122,20 @@ static void send_complete(view *v) { send_each(v, 1); }
 
 /* ---- Reader: shards; or partials of the own tile, then (twoshot) finished tiles --------------------- */
 
-static int read_steps(const view *v) { return call_now(v)->op == TWOSHOT ? 2 : 1; }
+static int read_steps(const view *v)
+{
+  if (call_now(v)->op == RING) return v->run->world - 1;
+  return call_now(v)->op == TWOSHOT ? 2 : 1;
+}
 
-/* Ranks whose tiles the reader's next step takes. */
+static int reads_results(const view *v) { return call_now(v)->op == TWOSHOT && v->me->seen == 1; }
+
+/* Ranks whose tiles the reader's next step takes; of a ring, whose rows. */
 static u8 read_from(const view *v)
 {
   u8 owners = (u8)((1 << call_now(v)->rows) - 1);
-  if (call_now(v)->op == COPIES || v->me->seen == 1) return owners & peers_of(v);
+  if (call_now(v)->op == RING) return owners & (u8)(1 << ring_receives(v, v->me->seen));
+  if (call_now(v)->op == COPIES || reads_results(v)) return owners & peers_of(v);
   return has_rows(v, v->r) ? peers_of(v) : 0;
 }
 static int read_slot(const view *v, u8 epoch)
@@ -116,14 +152,15 @@ static u8 read_word(const view *v, int from, u8 epoch)
   const rank *me = v->me;
   int half = signal_half(v, epoch), at = place(v, call_now(v), from);
   if (call_now(v)->op == COPIES) return me->shard[read_slot(v, epoch)][from];
-  return me->seen == 1 ? me->result_signal[half][at] : me->partial_signal[half][at];
+  return reads_results(v) ? me->result_signal[half][at] : me->partial_signal[half][at];
 }
 
 u8 tiles_missing(const view *v)
 {
   u8 missing = 0, epoch = v->me->block_epoch[reader_block(v)];
   if (!inside(v, reader_block(v)) || v->me->seen >= read_steps(v)) return 0;
-  if (v->run->mutant == MUTANT_RESULT_WITHOUT_WAIT && v->me->seen == 1) return 0;
+  if (v->run->mutant == MUTANT_RESULT_WITHOUT_WAIT && reads_results(v)) return 0;
+  if (v->run->mutant == MUTANT_RING_WITHOUT_WAIT && call_now(v)->op == RING) return 0;
   for (int p = 0; p < v->run->world; ++p)
     if ((read_from(v) >> p & 1) && !reached(v, read_word(v, p, epoch), epoch))
       missing |= (u8)(1 << p);
@@ -144,7 +181,7 @@ static void read_all(view *v)
     if (!(from >> p & 1)) continue;
     if (call_now(v)->op == COPIES)
       read_buffer(v, me->slot[read_slot(v, epoch)][at], epoch, "shard", p);
-    else if (me->seen == 1)
+    else if (reads_results(v))
       read_buffer(v, me->result[half][at], epoch, "finished tile", p);
     else
       read_buffer(v, me->partial[half][at], epoch, "partial", p);
@@ -313,7 +350,7 @@ static int block_1_enters(const view *v)
 static void block_0_enter(view *v) { enter(v, 0); }
 static void block_1_enter(view *v) { enter(v, 1); }
 
-static void send_done(view *v, u8 epoch)
+void send_done(view *v, u8 epoch)
 {
   for (int p = 0; p < v->run->world && call_now(v)->op == COPIES; ++p)
     if (p != v->r) put_word(v, p, &rank_at(v, p)->done[v->r], epoch, "done");
@@ -342,7 +379,10 @@ static void close_call(view *v, u8 epoch)
     if (v->run->mutant != MUTANT_MUTE_LAST_BLOCK) me->reported = 1;
     if (v->run->mutant == MUTANT_ABORT_NOT_STICKY) me->abort = 0;
   } else {
-    if (v->run->mutant != MUTANT_DONE_BY_FIRST_BLOCK) send_done(v, epoch);
+    if (call_now(v)->keep && v->run->mutant != MUTANT_DONE_BEFORE_GATHERED)
+      me->left = 1;
+    else if (v->run->mutant != MUTANT_DONE_BY_FIRST_BLOCK)
+      send_done(v, epoch);
     ends_well(v);
   }
   if (v->run->mutant != MUTANT_EPOCH_BY_FIRST_BLOCK) me->epoch = epoch;

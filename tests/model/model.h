@@ -87,12 +87,17 @@ const char *property_text(property p);
   X(SIGNAL_BEFORE_DATA, "a tile's signal does not wait for its stores", "w2 push", STALE)          \
   X(COPY_SIGNAL_FIRST, "the signal copy goes before the data copy", "w2 odd graph", STALE)         \
   X(RESULT_WITHOUT_WAIT, "twoshot copies finished tiles without waiting", "w2 twoshot", STALE)     \
+  X(RING_WITHOUT_WAIT, "a ring adds to partials without waiting for them", "w3 ring", STALE)       \
   X(EQUAL_INSTEAD_OF_AT_LEAST, "waits want equality", "w2 even graph", DEADLOCK)                   \
   X(EPOCH_BY_FIRST_BLOCK, "the first block to leave moves the epoch", "w2 push", DEADLOCK)         \
   X(DONE_BY_FIRST_BLOCK, "the first block to leave sends done", "w2 odd graph", OVERWRITTEN)       \
   X(OPEN_GATE, "the gate waits for nothing", "w2 odd graph", OVERWRITTEN)                          \
   X(GATE_ASKS_ONE_PEER, "the gate asks one peer only", "w3 same slot", OVERWRITTEN)                \
   X(SLOT_BY_EPOCH, "the kernel takes the slot from the epoch", "w2 odd graph", DEADLOCK)           \
+  X(DONE_BEFORE_GATHERED, "done is sent although the slot is still copied out of",                 \
+    "w2 odd gathered", OVERWRITTEN)                                                                \
+  X(GATE_KEEPS_DONE, "the gate does not send the done that was left to it", "w2 odd gathered",     \
+    DEADLOCK)                                                                                      \
   X(COPIES_NOT_JOINED, "copies are not joined before the call's end", "w2 even graph", INPUT)      \
   X(OWN_TILE_FIRST, "own tiles before first sends", "w2 one block resident", DEADLOCK)             \
   X(OUTBOX_BEFORE_WAIT, "the gate fills the outbox before it waits", "w2 late copies", UNPOISONED) \
@@ -111,12 +116,13 @@ const char *property_text(property p);
 typedef enum mutant { MUTANT_MAP(X) MUTANTS } mutant;
 #undef X
 
-typedef enum op { COPIES = 1, PUSH, TWOSHOT } op;
+typedef enum op { COPIES = 1, PUSH, TWOSHOT, RING } op;
 
 typedef struct call {
   op op;
   u8 rows;  /* ranks 0 .. rows-1 own rows */
   u8 slot;  /* of copy engines, as the host picked it */
+  u8 keep;  /* the gathered A is copied out of the slot behind the kernel; each rank's own choice */
   u8 what;  /* identity of the call: op, rows, slot; never 0 */
   u8 print; /* fingerprint: what, unless a mutant spoils it */
 } call;
@@ -139,16 +145,17 @@ typedef struct scenario {
 } scenario;
 
 /* Where a rank is in its user's stream. */
-enum { AT_GATE, AT_GATE_FAILED, AT_KERNEL, AT_JOIN, AT_END };
+enum { AT_GATE, AT_GATE_FAILED, AT_KERNEL, AT_JOIN, AT_GATHERED, AT_END };
 /* Where a block of its kernel is. GONE: it found the abort word on entry. */
 enum { OUTSIDE, INSIDE, LEFT, GONE };
 
 /* One rank: its memory, which peers write too, and its roles. */
 typedef struct rank {
   u8 header_epoch[2][WORLD_MAX], header_print[2][WORLD_MAX]; /* [parity][source] */
-  u8 partial[2][WORLD_MAX], partial_signal[2][WORLD_MAX];    /* [parity][place of the source] */
-  u8 result[2][WORLD_MAX], result_signal[2][WORLD_MAX];      /* [parity][owner] */
-  u8 slot[2][WORLD_MAX], shard[2][WORLD_MAX];                /* [slot][source] */
+  u8 partial[2][WORLD_MAX],
+      partial_signal[2][WORLD_MAX];                     /* [parity][place of source; ring: shard] */
+  u8 result[2][WORLD_MAX], result_signal[2][WORLD_MAX]; /* [parity][owner] */
+  u8 slot[2][WORLD_MAX], shard[2][WORLD_MAX];           /* [slot][source] */
   u8 done[WORLD_MAX];
   u8 abort;                          /* 0, or 1 + the rank that raised it */
   u8 epoch, slot_last[2], outbox[2]; /* own words */
@@ -164,7 +171,7 @@ typedef struct rank {
   u8 raising;                        /* peers that the abort has not reached yet */
   u8 reported, well;                 /* fault shown to the host; calls that ended well */
   u8 stopped;                        /* 2: with an abort on the way */
-  u8 spare[1];
+  u8 left;                           /* a call has left its done to the gate */
 } rank;
 _Static_assert(sizeof(rank) % 8 == 0, "states are hashed by 8 bytes");
 
@@ -232,6 +239,7 @@ u8 peers_of(const view *v);
 /* rules.c: the host's order, gate, copies, join. */
 rule_list stream_rules(void);
 void call_begin(view *v);
+void send_done(view *v, u8 epoch);
 void call_end(view *v);
 void kernel_end(view *v);
 /* kernel.c */

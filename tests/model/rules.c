@@ -27,6 +27,8 @@ void call_begin(view *v)
     me->at = me->abort ? AT_GATE_FAILED : AT_GATE;
     if (me->abort) me->gate_failed = me->reported = 1;
     if (me->abort && v->run->mutant != MUTANT_GATE_KEEPS_ABORT) me->raising = peers_of(v);
+    if (!me->abort && me->left && v->run->mutant != MUTANT_GATE_KEEPS_DONE)
+      send_done(v, me->epoch); /* before it waits */
   } else {
     kernel_begin(v);
   }
@@ -38,6 +40,15 @@ void call_end(view *v)
   call_begin(v);
 }
 
+/* The copies have completed too. */
+static void call_joined(view *v)
+{
+  if (call_now(v)->keep)
+    v->me->at = AT_GATHERED;
+  else
+    call_end(v);
+}
+
 /* The main kernel has completed: the user's stream waits for the copies. */
 void kernel_end(view *v)
 {
@@ -47,7 +58,23 @@ void kernel_end(view *v)
   memset(me->block_epoch, 0, sizeof me->block_epoch);
   me->posted = me->posted_half = me->compared = me->sent = me->seen = me->dead = me->bad = 0;
   if (copies_done(v) || call_now(v)->op != COPIES || v->run->mutant == MUTANT_COPIES_NOT_JOINED)
-    call_end(v);
+    call_joined(v);
+}
+
+/* The gathered A is copied out of the slot. After an abort it may be anything: copies that nobody could call
+   back, and the abort word came before them. */
+static int gathers(const view *v) { return v->me->at == AT_GATHERED; }
+static void gather(view *v)
+{
+  const call *c = call_now(v);
+  for (int p = 0; p < c->rows && !v->me->abort; ++p) {
+    u8 tag = v->me->slot[c->slot][place(v, c, p)];
+    if (p != v->r && tag != v->me->epoch)
+      fail_run(v, OVERWRITTEN,
+               "rank %d copies the shard of rank %d for epoch %d and finds epoch %d", v->r, p,
+               v->me->epoch, tag & (u8)~UNDER_WAY);
+  }
+  call_end(v);
 }
 
 /* ---- Gate ---------------------------------------------------------------------------------------- */
@@ -164,13 +191,14 @@ static void copy_land(view *v)
     me->copy_step = 0;
     ++me->copy_call;
     copies_settle(v);
-    if (me->at == AT_JOIN && copies_done(v)) call_end(v);
+    if (me->at == AT_JOIN && copies_done(v)) call_joined(v);
   }
 }
 
 rule_list stream_rules(void)
 {
   static const rule rules[] = {
+      {"stream", "copies the gathered A out of the slot", 0, 0, 0, gathers, gather, NULL},
       {"gate", "every peer is done with the slot: outbox = epoch", 0, 0, 0, gate_passes, gate_pass,
        NULL},
       {"gate", "sees the abort word and raises it at the peers", 0, 0, 0, gate_aborts, gate_abort,

@@ -18,9 +18,12 @@ static int add(host *h, call c)
 static int read_call(host *h, const char **text)
 {
   call c = {0};
-  c.op = **text == 'c' ? COPIES : **text == 'p' ? PUSH : TWOSHOT;
-  if (**text != 'c' && **text != 'p' && **text != 'a') return 0;
-  ++*text;
+  static const op ops[] = {
+      ['c'] = COPIES, ['g'] = COPIES, ['p'] = PUSH, ['a'] = TWOSHOT, ['r'] = RING};
+  unsigned char letter = (unsigned char)*(*text)++;
+  if (letter >= sizeof ops / sizeof *ops || !ops[letter]) return 0;
+  c.op = ops[letter];
+  c.keep = letter == 'g';
   c.rows = (u8)h->world;
   if (**text >= '0' && **text <= '0' + h->world) c.rows = (u8)(*(*text)++ - '0');
   if (c.op == COPIES) {

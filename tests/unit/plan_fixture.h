@@ -138,16 +138,23 @@ static inline int rig_keep_shape(void *user, const tml_variant *variant, const c
   return 1;
 }
 
-static inline rig_shape rig_find(const char *op, int world, int tile_m, int tile_n, int cluster_m)
+/* `glob`: NULL, or what the name must match as well. */
+static inline rig_shape rig_find_like(const char *op, int world, int tile_m, int tile_n,
+                                      int cluster_m, const char *glob)
 {
   rig_shape shape = {tile_m, tile_n, cluster_m, 1, ""};
-  tml_filter filter = {.op = op, .dtype = "bf16", .world = world};
+  tml_filter filter = {.op = op, .dtype = "bf16", .world = world, .glob = glob};
   tml_gen *gen = NULL;
   FAKE_CHECK_OK(tml_gen_open(&gen, NULL, NULL));
   if (gen) FAKE_CHECK_OK(tml_gen_each(gen, &filter, rig_keep_shape, &shape));
   tml_gen_close(gen);
   FAKE_CHECK(shape.name[0] != 0);
   return shape;
+}
+
+static inline rig_shape rig_find(const char *op, int world, int tile_m, int tile_n, int cluster_m)
+{
+  return rig_find_like(op, world, tile_m, tile_n, cluster_m, NULL);
 }
 
 static inline tml_args rig_args(const test_bed *rig, int64_t m, int bias)

@@ -45,6 +45,17 @@ static void copies_move_bytes_and_leaks_show(void **state)
   memset(text, 0, sizeof text);
   RUN(cuMemcpyDtoH, text, b, 8);
   assert_string_equal(text, "tide");
+  const CUDA_MEMCPY2D column = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                                .srcDevice = a,
+                                .srcPitch = 2,
+                                .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                                .dstDevice = b,
+                                .dstPitch = 1,
+                                .WidthInBytes = 1,
+                                .Height = 2};
+  RUN(cuMemcpy2DAsync, &column, NULL); /* "t" and "d" */
+  RUN(cuMemcpyDtoH, text, b, 8);
+  assert_string_equal(text, "tdde");
   RUN(cuMemFree, a);
   assert_int_equal(fake_check_clean(), 2); /* b and the context */
   RUN(cuMemFree, b);

@@ -274,7 +274,8 @@ static void embedded(void **state)
  * itself. A launch asks for one of the two, never both. */
 static int check_attributes(void *user, const tml_variant *v, const char *reason)
 {
-  int *seen = user, sends = v->pattern == TML_PATTERN_PUSH || v->pattern == TML_PATTERN_TWOSHOT;
+  int *seen = user, sends = v->pattern == TML_PATTERN_PUSH || v->pattern == TML_PATTERN_RING ||
+                            v->pattern == TML_PATTERN_TWOSHOT;
   assert_null(reason);
   if (v->kind == TML_KIND_LIBRARY) return 0;
   if (v->kind == TML_KIND_AUX) sends = 0;
@@ -284,6 +285,13 @@ static int check_attributes(void *user, const tml_variant *v, const char *reason
     fail_msg("%s: overlap is %d", v->name, v->overlap);
   if (v->kind == TML_KIND_FUSED && v->box_n != (v->tile_n % 64 ? 32 : 64))
     fail_msg("%s: box_n is %d", v->name, v->box_n);
+  int ce = v->pattern == TML_PATTERN_CE, sm = v->pattern == TML_PATTERN_SM;
+  if (v->kind == TML_KIND_FUSED && !ce && v->chunks_k * v->chunks_m != 1)
+    fail_msg("%s: only copies come in chunks", v->name);
+  if ((v->movers > 0) != sm || v->movers % (sm ? v->cluster_m * v->cluster_n : 1) != 0)
+    fail_msg("%s: %d movers", v->name, v->movers);
+  if (sm && (v->move_k % 64 != 0 || v->move_k * v->tile_m != 65536))
+    fail_msg("%s: a chunk of %d columns", v->name, v->move_k);
   *seen |= v->kind == TML_KIND_FUSED ? 1 << v->pattern : 0;
   return 0;
 }
@@ -297,8 +305,41 @@ static void attributes(void **state)
   for (int world = 1; world <= 2; world++)
     assert_int_equal(tml_gen_each(gen, &(tml_filter){.world = world}, check_attributes, &seen),
                      TML_OK);
-  assert_int_equal(seen, 1 << TML_PATTERN_NONE | 1 << TML_PATTERN_CE | 1 << TML_PATTERN_PUSH |
+  assert_int_equal(seen, 1 << TML_PATTERN_NONE | 1 << TML_PATTERN_CE | 1 << TML_PATTERN_SM |
+                             1 << TML_PATTERN_PUSH | 1 << TML_PATTERN_RING |
                              1 << TML_PATTERN_TWOSHOT);
+  tml_gen_close(gen);
+}
+
+static tml_pattern best_of(tml_gen *gen, const char *text, const char *link)
+{
+  static tml_ranked ranked[512];
+  size_t count = 0;
+  tml_problem problem;
+  tml_variant variant;
+  tml_machine machine = {.sms = 132};
+  snprintf(machine.link, sizeof machine.link, "%s", link);
+  assert_int_equal(tml_problem_parse(&problem, text), TML_OK);
+  assert_int_equal(tml_gen_rank(gen, "sm_90a", &problem, &machine, ranked, 512, &count), TML_OK);
+  assert_true(count > 0 && count <= 512);
+  assert_int_equal(tml_gen_variant(gen, ranked[0].name, &variant), TML_OK);
+  return variant.pattern;
+}
+
+/* The ring pays for its hops, and is worth it where all to all is slow. */
+static void links(void **state)
+{
+  tml_gen *gen;
+  (void)state;
+  assert_int_equal(tml_gen_open(&gen, NULL, NULL), TML_OK);
+  for (int m = 512; m <= 8192; m *= 4)
+    for (int world = 2; world <= 8; world *= 2) {
+      char text[96];
+      snprintf(text, sizeof text, "gemm_rs:bf16:nt:w%d:%dx4096x2048", world, m);
+      assert_int_equal(best_of(gen, text, "nvlink"), TML_PATTERN_PUSH);
+      assert_int_equal(best_of(gen, text, "pcie"),
+                       world == 2 ? TML_PATTERN_PUSH : TML_PATTERN_RING);
+    }
   tml_gen_close(gen);
 }
 
@@ -309,6 +350,7 @@ int main(void)
       cmocka_unit_test(sandbox),   cmocka_unit_test(each),
       cmocka_unit_test(questions), cmocka_unit_test(broken_sources),
       cmocka_unit_test(embedded),  cmocka_unit_test(attributes),
+      cmocka_unit_test(links),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -99,6 +99,7 @@ static void launches_are_cheap(void **state)
   measure(2, "gemm_rs:bf16:nt:w2:4096x4096x4096", "push");
   measure(2, "gemm_ar:bf16:nt:w2:4096x4096x4096", "twoshot");
   measure(8, "ag_gemm:bf16:nt:w8:4096x4096x4096", "ce");
+  measure(8, "ag_gemm:bf16:nt:w8:4096x4096x4096", "sm");
   measure(8, "gemm_ar:bf16:nt:w8:4096x4096x4096", "twoshot");
 }
 

@@ -2,16 +2,22 @@
 #include <pthread.h>
 #include <time.h>
 
+#include "geometry.h"
 #include "plan_fixture.h"
 
-static rig_shape ce3, ce2, push2, twoshot2, gemm;
+static rig_shape ce3, ce2, along_k, along_m, sm3, sm3_pair, push2, ring2, twoshot2, gemm;
 
 static int find_variants(void **state)
 {
   (void)state;
   ce3 = rig_find("ag_gemm", 3, 128, 128, 1);
   ce2 = rig_find("ag_gemm", 2, 128, 128, 1);
+  along_k = rig_find_like("ag_gemm", 3, 128, 128, 1, "*.kc4.ce");
+  along_m = rig_find_like("ag_gemm", 3, 128, 128, 1, "*.mc2.ce");
+  sm3 = rig_find_like("ag_gemm", 3, 128, 128, 1, "*.x8.sm");
+  sm3_pair = rig_find_like("ag_gemm", 3, 128, 128, 2, "*.x16.sm");
   push2 = rig_find("gemm_rs", 2, 128, 128, 1);
+  ring2 = rig_find_like("gemm_rs", 2, 128, 128, 1, "*.ring");
   twoshot2 = rig_find("gemm_ar", 2, 128, 128, 1);
   gemm = rig_find("gemm", 1, 128, 256, 2);
   return fake_check_failures();
@@ -59,7 +65,7 @@ static void check_copies(test_bed *rig, const fake_op **op, int64_t m, int slot,
     FAKE_CHECK(signal->kind == FAKE_COPY && signal->bytes == 8);
     FAKE_CHECK(signal->src == comm->pad->at[rig->rank] + 8 * (size_t)(rig->ctx->pad.outbox + slot));
     FAKE_CHECK(signal->dst ==
-               comm->pad->at[d] + 8 * (size_t)(rig->ctx->pad.shard + slot * 8 + rig->rank));
+               comm->pad->at[d] + 8 * (size_t)(rig->ctx->pad.shard + 4 * (slot * 8 + rig->rank)));
     FAKE_CHECK(signal->stream == data->stream && fake_before(data, signal));
   }
 }
@@ -109,6 +115,83 @@ static void ce_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+/* Behind the kernel, on its stream: the own shard, and the slot's rows before and behind it. */
+static void check_gathered(test_bed *rig, const fake_op **op, int count, int64_t m, int slot,
+                           CUdeviceptr to)
+{
+  const tml_segment *segment = rig->comm->segment;
+  CUdeviceptr shards =
+      segment->block->at[rig->rank] + segment->slots_at + (size_t)slot * segment->bytes.slots;
+  int64_t shard = (m + 2) / 3, first = rig->rank * shard < m ? rig->rank * shard : m;
+  int64_t last = first + shard < m ? first + shard : m;
+  struct {
+    CUdeviceptr from;
+    int64_t first, rows;
+  } part[3] = {{rig->buffer[0], first, last - first},
+               {shards, 0, first},
+               {shards + (CUdeviceptr)(last * 80), last, m - last}};
+  int at = 0;
+  for (int i = 0; i < 3; i++) {
+    if (part[i].rows == 0) continue;
+    if (!FAKE_CHECK(at < count)) return;
+    FAKE_CHECK(op[at]->kind == FAKE_COPY && op[at]->src == part[i].from &&
+               op[at]->dst == to + (CUdeviceptr)(part[i].first * 80) &&
+               op[at]->bytes == (size_t)part[i].rows * 80);
+    at++;
+  }
+  FAKE_CHECK(at == count);
+}
+
+static void gathered_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", ce3.name);
+  CUstream stream = new_stream();
+  const int64_t sizes[] = {7, 4, 0, 1000};
+  tml_variant variant = rig_variant(rig, ce3.name);
+  for (int i = 0; i < 4; i++) {
+    const fake_op *op[16];
+    tml_args args = rig_args(rig, sizes[i], 0);
+    args.gathered = (void *)rig->buffer[3];
+    FAKE_CHECK_OK(tml_launch(plan, &args, stream));
+    int before = sizes[i] - rig->rank * ((sizes[i] + 2) / 3) > 0 ? 10 : 6;
+    int count = after_gate(rig, i, op, 16);
+    if (!FAKE_CHECK(count >= before)) break;
+    const fake_op *kernel = op[before - 2];
+    FAKE_CHECK(*(const int32_t *)fake_param(kernel, &variant, TML_PARAM_keep) == 1);
+    for (int j = before; j < count; j++)
+      FAKE_CHECK(op[j]->stream == kernel->stream && fake_before(kernel, op[j]));
+    check_gathered(rig, op + before, count - before, sizes[i], i % 2, rig->buffer[3]);
+  }
+  tml_args args = rig_args(rig, 7, 0);
+  args.gathered = (void *)(rig->buffer[3] + 8);
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, stream), TML_ARGUMENT, "gathered = "));
+  args.gathered = (void *)rig->buffer[3];
+  args.lda = 48;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, stream), TML_ARGUMENT, "packed"));
+  close_stream(stream);
+  tml_plan_destroy(plan);
+}
+
+/* A world of one gathers nothing, and gives a copy all the same. */
+static void gathered_alone(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w1:1000x72x40", NULL);
+  tml_args args = rig_args(rig, 7, 0);
+  args.gathered = (void *)rig->buffer[3];
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  const fake_op *copy = rig_op(rig, FAKE_COPY, NULL, 0);
+  if (FAKE_CHECK(copy != NULL))
+    FAKE_CHECK(copy->src == rig->buffer[0] && copy->dst == rig->buffer[3] && copy->bytes == 7 * 80);
+  tml_plan_destroy(plan);
+}
+
+static void test_gathered(void **state)
+{
+  (void)state;
+  rig_run_ranks(3, NULL, NULL, gathered_rank);
+  rig_run_ranks(1, NULL, NULL, gathered_alone);
+}
+
 /* The same under capture; a replay runs it all again. */
 static void capture_rank(test_bed *rig)
 {
@@ -133,6 +216,83 @@ static void capture_rank(test_bed *rig)
              cuda->p_cuGraphDestroy(graph) == CUDA_SUCCESS);
   close_stream(stream);
   tml_plan_destroy(plan);
+}
+
+/* A block of the shard: first row and column, and how many. */
+typedef struct piece {
+  int row, rows, column, columns;
+} piece;
+
+/* One call: the pieces in order to r - 1 and then to r - 2, each before its signal. m = 700: shards of
+ * 234 rows, 232 the last. k = 200: 4 k-tiles. */
+static void check_pieces(test_bed *rig, const char *name, const piece *pieces, int count)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x200", name);
+  CUstream stream = new_stream();
+  tml_args args = rig_args(rig, 700, 0);
+  const fake_op *op[32];
+  FAKE_CHECK_OK(tml_launch(plan, &args, stream));
+  const tml_segment *segment = rig->comm->segment;
+  FAKE_CHECK(after_gate(rig, 0, op, 32) == 6 + 4 * count);
+  for (int i = 0; i < 2 * count; i++) {
+    const piece *p = &pieces[i % count];
+    int d = (rig->rank + 2 - i / count) % 3, rows = rig->rank == 2 ? 232 : 234;
+    size_t at = (size_t)(p->row * 200 + p->column) * 2;
+    const fake_op *data = op[3 + 2 * i], *signal = op[4 + 2 * i];
+    if (rows > p->row + p->rows) rows = p->row + p->rows;
+    rows -= p->row;
+    FAKE_CHECK(data->kind == FAKE_COPY && data->src == rig->buffer[0] + at);
+    FAKE_CHECK(data->dst == segment->block->at[d] + segment->slots_at +
+                                (size_t)rig->comm->rank * 234 * 200 * 2 + at);
+    if (p->columns == 200)
+      FAKE_CHECK(data->rows == 1 && data->bytes == (size_t)rows * 200 * 2);
+    else
+      FAKE_CHECK(data->rows == (size_t)rows && data->bytes == (size_t)p->columns * 2 &&
+                 data->src_pitch == 400 && data->dst_pitch == 400);
+    FAKE_CHECK(signal->kind == FAKE_COPY && signal->bytes == 8 && fake_before(data, signal));
+    FAKE_CHECK(signal->dst == rig->comm->pad->at[d] +
+                                  8 * (size_t)(rig->ctx->pad.shard + 4 * rig->rank + i % count));
+  }
+  close_stream(stream);
+  tml_plan_destroy(plan);
+}
+
+static void along_k_rank(test_bed *rig)
+{
+  static const piece pieces[] = {
+      {0, 234, 0, 64}, {0, 234, 64, 64}, {0, 234, 128, 64}, {0, 234, 192, 8}};
+  check_pieces(rig, along_k.name, pieces, 4);
+}
+
+static void along_m_rank(test_bed *rig)
+{
+  static const piece pieces[] = {{0, 128, 0, 200}, {128, 106, 0, 200}};
+  check_pieces(rig, along_m.name, pieces, 2);
+}
+
+/* Fewer k-tiles or rows than chunks: the rest is neither copied nor signalled. */
+static void few_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x72", along_k.name);
+  tml_plan *other = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x72", along_m.name);
+  CUstream stream = new_stream();
+  tml_args args = rig_args(rig, 4, 0); /* 2, 2 and no rows */
+  const fake_op *op[32];
+  FAKE_CHECK_OK(tml_launch(plan, &args, stream));
+  FAKE_CHECK(after_gate(rig, 0, op, 32) == (rig->rank == 2 ? 6 : 6 + 2 * 2 * 2));
+  FAKE_CHECK_OK(tml_launch(other, &args, stream));
+  FAKE_CHECK(after_gate(rig, 1, op, 32) == (rig->rank == 2 ? 6 : 6 + 2 * 2));
+  close_stream(stream);
+  tml_plan_destroy(plan);
+  tml_plan_destroy(other);
+}
+
+static void test_chunks(void **state)
+{
+  (void)state;
+  rig_run_ranks(3, NULL, NULL, along_k_rank);
+  rig_run_ranks(3, NULL, NULL, along_m_rank);
+  rig_run_ranks(3, NULL, NULL, few_rank);
 }
 
 static void test_ce(void **state)
@@ -174,6 +334,50 @@ static void persistent_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+static int ops_of(const test_bed *rig)
+{
+  int count = 0;
+  for (int i = 0; i < fake_op_count(); i++) count += fake_op_at(i)->device == rig->rank;
+  return count;
+}
+
+/* Movers, then one block per tile, whole clusters; nothing but the kernel, and rows need not be
+ * packed. */
+static void check_movers(test_bed *rig, const char *name, const unsigned *blocks)
+{
+  const tml_variant variant = rig_variant(rig, name);
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:9000x72x40", name);
+  const int64_t sizes[] = {0, 1, 7, 1000, 9000};
+  for (int i = 0; i < 5; i++) {
+    tml_args args = rig_args(rig, sizes[i], 0);
+    args.lda = 48;
+    if (tml_rows_of(sizes[i], 3, rig->rank) == 0) args.a = NULL;
+    int before = ops_of(rig);
+    FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+    const fake_op *op = rig_op(rig, FAKE_LAUNCH, variant.symbol, i);
+    FAKE_CHECK(op->launch.grid[0] == blocks[i] && is_programmatic(op));
+    FAKE_CHECK(ops_of(rig) == before + 1);
+  }
+  FAKE_CHECK(rig->comm->slot == 0);
+  tml_plan_destroy(plan);
+}
+
+static void moving_rank(test_bed *rig)
+{
+  check_movers(rig, sm3.name, (const unsigned[]){8 + 1, 8 + 1, 8 + 3, 8 + 9, 8 + 72});
+  check_movers(rig, sm3_pair.name, (const unsigned[]){16 + 2, 16 + 2, 16 + 6, 16 + 12, 16 + 72});
+}
+
+/* More tiles than the device holds clusters beside the movers. */
+static void full_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:9000x2048x40", sm3_pair.name);
+  tml_args args = rig_args(rig, 9000, 0);
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  FAKE_CHECK(rig_op(rig, FAKE_LAUNCH, "ag_gemm", 0)->launch.grid[0] == 132);
+  tml_plan_destroy(plan);
+}
+
 static void check_sends(test_bed *rig, const char *op_name, const char *problem, const char *name)
 {
   tml_plan *plan = rig_plan(rig, problem, name);
@@ -188,6 +392,11 @@ static void check_sends(test_bed *rig, const char *op_name, const char *problem,
   tml_plan_destroy(plan);
 }
 
+static void ring_rank(test_bed *rig)
+{
+  check_sends(rig, "gemm_rs", "gemm_rs:bf16:nt:w2:1000x72x40", ring2.name);
+}
+
 static void sending_rank(test_bed *rig)
 {
   check_sends(rig, "gemm_rs", "gemm_rs:bf16:nt:w2:1000x72x40", push2.name);
@@ -199,12 +408,15 @@ static void test_kernel(void **state)
   (void)state;
   rig_run_ranks(1, NULL, NULL, gemm_rank);
   rig_run_ranks(1, NULL, NULL, persistent_rank);
+  rig_run_ranks(3, NULL, NULL, moving_rank);
+  rig_run_ranks(3, NULL, NULL, full_rank);
   rig_run_ranks(2, NULL, NULL, sending_rank);
+  rig_run_ranks(2, NULL, NULL, ring_rank);
 }
 
 /* ---- Fingerprints ---- */
 
-#define PRINTS 6
+#define PRINTS 10
 static uint64_t prints[2][PRINTS];
 
 static uint64_t print_of(test_bed *rig, const char *problem, const char *name, int64_t m, int bias,
@@ -222,6 +434,36 @@ static uint64_t print_of(test_bed *rig, const char *problem, const char *name, i
   return print;
 }
 
+/* As above, with C in symmetric memory. */
+static uint64_t print_at(test_bed *rig, tml_plan *plan, void *c, int64_t ldc, int k)
+{
+  tml_variant variant = rig_variant(rig, twoshot2.name);
+  tml_args args = rig_args(rig, 9, 0);
+  uint64_t print = 0;
+  args.c = c;
+  args.ldc = ldc;
+  args.c_symmetric = 1;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  const void *at =
+      fake_param(rig_op(rig, FAKE_LAUNCH, variant.symbol, k), &variant, TML_PARAM_fingerprint);
+  if (FAKE_CHECK(at != NULL)) memcpy(&print, at, sizeof print);
+  return print;
+}
+
+/* The block, the offset in it and the leading dimension must be the same everywhere. */
+static void prints_symmetric(test_bed *rig, uint64_t *mine)
+{
+  void *first, *second;
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w2:9x72x40", twoshot2.name);
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &first));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &second));
+  mine[0] = print_at(rig, plan, first, 72, 0);
+  mine[1] = print_at(rig, plan, second, 72, 1);
+  mine[2] = print_at(rig, plan, (char *)first + 16, 72, 2);
+  mine[3] = print_at(rig, plan, first, 80, 3);
+  tml_plan_destroy(plan);
+}
+
 static void prints_rank(test_bed *rig)
 {
   uint64_t *mine = prints[rig->rank];
@@ -231,6 +473,7 @@ static void prints_rank(test_bed *rig)
   mine[3] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x48", push2.name, 100, 0, 3);
   mine[4] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40:bias", push2.name, 100, 1, 4);
   mine[5] = print_of(rig, "ag_gemm:bf16:nt:w2:100x72x40", ce2.name, 100, 0, 0);
+  prints_symmetric(rig, mine + 6);
 }
 
 static void test_fingerprint(void **state)
@@ -300,8 +543,34 @@ static void refuse_args(test_bed *rig, tml_plan *plan)
 #undef REFUSED
   for (int i = 0; i < count; i++)
     FAKE_CHECK(rig_says(tml_launch(plan, &rows[i].args, NULL), TML_ARGUMENT, rows[i].says));
+  tml_args more = good;
+  more.gathered = (void *)rig->buffer[3];
+  FAKE_CHECK(rig_says(tml_launch(plan, &more, NULL), TML_ARGUMENT, "only ag_gemm gathers"));
+  more.gathered = NULL;
+  more.c_symmetric = 1;
+  FAKE_CHECK(rig_says(tml_launch(plan, &more, NULL), TML_ARGUMENT, "only gemm_ar stores"));
   FAKE_CHECK(rig_says(tml_launch(NULL, &good, NULL), TML_ARGUMENT, "plan is NULL"));
   FAKE_CHECK(rig_says(tml_launch(plan, NULL, NULL), TML_ARGUMENT, "args is NULL"));
+}
+
+/* C that is not where c_symmetric says. */
+static void refuse_symmetric(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w2:100x72x40", twoshot2.name);
+  tml_args args = rig_args(rig, 100, 0);
+  void *block;
+  args.c_symmetric = 1;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "not memory of tml_alloc"));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 100 * 72 * 2, &block));
+  size_t bytes = rig->comm->blocks->bytes;
+  args.c = (char *)block + bytes - 100 * 72 * 2;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL)); /* to the last byte */
+  args.c = (char *)args.c + 16;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "ends 16 bytes behind"));
+  args.m = 0;
+  args.c = NULL;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  tml_plan_destroy(plan);
 }
 
 static void refuse_rank(test_bed *rig)
@@ -336,6 +605,7 @@ static void test_refusals(void **state)
 {
   (void)state;
   rig_run_ranks(2, NULL, NULL, refuse_rank);
+  rig_run_ranks(2, NULL, NULL, refuse_symmetric);
 }
 
 /* A failure in the middle still joins the copy stream. */
@@ -438,10 +708,11 @@ static void test_host_cost(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_ce),          cmocka_unit_test(test_kernel),
-      cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_broken),      cmocka_unit_test(test_host_cost),
-      cmocka_unit_test(test_empty),
+      cmocka_unit_test(test_ce),        cmocka_unit_test(test_gathered),
+      cmocka_unit_test(test_kernel),    cmocka_unit_test(test_fingerprint),
+      cmocka_unit_test(test_refusals),  cmocka_unit_test(test_broken),
+      cmocka_unit_test(test_host_cost), cmocka_unit_test(test_empty),
+      cmocka_unit_test(test_chunks),
   };
   return cmocka_run_group_tests(tests, find_variants, NULL);
 }

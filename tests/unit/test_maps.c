@@ -57,14 +57,19 @@ static const fake_op *launched(test_bed *rig, tml_plan *plan, const tml_args *ar
 /* Every op with a tile whose output goes in boxes of 64 columns, and with one that takes 32. */
 static int tile_columns;
 
-static tml_variant find_variant(test_bed *rig, const char *op, int cluster_m)
+static tml_variant find_variant_like(test_bed *rig, const char *op, int cluster_m, const char *glob)
 {
-  rig_shape shape = rig_find(op, rig->world, 128, tile_columns, cluster_m);
+  rig_shape shape = rig_find_like(op, rig->world, 128, tile_columns, cluster_m, glob);
   tml_variant variant = rig_variant(rig, shape.name);
   FAKE_CHECK(variant.tile_k == 64 && variant.box_a == 128 &&
              variant.box_b == tile_columns / cluster_m && variant.box_c == 64 &&
              variant.box_n == (tile_columns == 128 ? 64 : 32));
   return variant;
+}
+
+static tml_variant find_variant(test_bed *rig, const char *op, int cluster_m)
+{
+  return find_variant_like(rig, op, cluster_m, NULL);
 }
 
 /* Strided A, B and C; a cluster shares B, so its boxes are half a tile. */
@@ -106,6 +111,33 @@ static void ag_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+/* Movers: m = 5 over 3 ranks: 2, 2 and 1 row; a strided A. Operands and sends have the boxes of A. */
+static void sm_rank(test_bed *rig)
+{
+  tml_variant variant = find_variant_like(rig, "ag_gemm", 1, "*.sm");
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:300x72x1032", variant.name);
+  tml_args args = rig_args(rig, 5, 0);
+  args.lda = 1040;
+  const tml_segment *segment = rig->comm->segment;
+  const fake_op *op = launched(rig, plan, &args, &variant);
+  int rows = rig->rank == 2 ? 1 : 2;
+  CUdeviceptr own = segment->block->at[rig->rank] + segment->staging_at;
+  for (int s = 0; s < 3; s++) {
+    if (s == rig->rank)
+      FAKE_CHECK(map_is(TABLE(map_a), s, rig->buffer[0], (uint64_t[4]){1032, (uint64_t)rows, 1, 1},
+                        (uint64_t[3]){2080, 2080, 2080}, BOX_A));
+    else
+      DEEP(TABLE(map_a), s, own + (size_t)s * 2 * 1032 * 2, 1032, s == 2 ? 1 : 2, 1, 2,
+           segment->bytes.staging, BOX_A);
+    DEEP(TABLE(map_out), s, segment->block->at[s] + segment->staging_at, 1032, rows, 3, 2,
+         segment->bytes.staging, BOX_A);
+    FLAT(TABLE(map_c), s, rig->buffer[2] + (size_t)s * 2 * 72 * 2, 72, s == 2 ? 1 : 2, 72, BOX_C);
+  }
+  int chunks = (1032 + variant.move_k - 1) / variant.move_k; /* of one block of rows */
+  FAKE_CHECK(variant.move_k == 512 && *(const int32_t *)TABLE(signal_stride) == chunks);
+  tml_plan_destroy(plan);
+}
+
 /* m = 4 over 3 ranks: 2, 2 and no rows; the last has no C. */
 static void rs_rank(test_bed *rig)
 {
@@ -132,6 +164,26 @@ static void rs_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+/* As above by ring: a place for each shard, here and at the next rank. */
+static void ring_rank(test_bed *rig)
+{
+  rig_shape shape = rig_find_like("gemm_rs", rig->world, 128, tile_columns, 1, "*.ring");
+  tml_variant variant = rig_variant(rig, shape.name);
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w3:300x72x40", variant.name);
+  tml_args args = rig_args(rig, 4, 0);
+  const tml_segment *segment = rig->comm->segment;
+  const fake_op *op = launched(rig, plan, &args, &variant);
+  FLAT(TABLE(map_c), 0, rig->buffer[2], 72, rig->rank == 2 ? 1 : 2, 72, BOX_C);
+  for (int s = 0; s < 3; s++) {
+    CUdeviceptr at = segment->staging_at + (size_t)s * 2 * 72 * 2;
+    DEEP(TABLE(map_in), s, segment->block->at[rig->rank] + at, 72, s == 2 ? 1 : 2, 1, 2,
+         segment->bytes.staging, BOX_C);
+    DEEP(TABLE(map_out), s, segment->block->at[(rig->rank + 1) % 3] + at, 72, s == 2 ? 1 : 2, 1, 2,
+         segment->bytes.staging, BOX_C);
+  }
+  tml_plan_destroy(plan);
+}
+
 static void ar_rank(test_bed *rig)
 {
   tml_variant variant = find_variant(rig, "gemm_ar", 1);
@@ -152,6 +204,28 @@ static void ar_rank(test_bed *rig)
     FLAT(TABLE(map_c), s, rig->buffer[2] + (size_t)s * part, 72, 3 - s, 72, BOX_C);
   }
   FAKE_CHECK(*(const uint64_t *)TABLE(bias) == rig->buffer[3]);
+  tml_plan_destroy(plan);
+}
+
+/* C in symmetric memory: finished rows go straight into it, one half and one source. */
+static void direct_rank(test_bed *rig)
+{
+  tml_variant variant = find_variant(rig, "gemm_ar", 1);
+  tml_plan *plan = rig_plan(rig, "gemm_ar:bf16:nt:w3:300x72x40", variant.name);
+  tml_args args = rig_args(rig, 4, 0); /* 2, 2 and no rows */
+  void *block;
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &block));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 64, &args.c)); /* another one before it in the list */
+  args.c = (char *)block + 256;
+  args.ldc = 80;
+  args.c_symmetric = 1;
+  const tml_block *made = rig->comm->blocks->next;
+  const fake_op *op = launched(rig, plan, &args, &variant);
+  FAKE_CHECK(made->at[rig->rank] == (CUdeviceptr)block && *(const int32_t *)TABLE(direct) == 1);
+  for (int d = 0; d < 3; d++)
+    FAKE_CHECK(map_is(
+        TABLE(map_fin), d, made->at[d] + 256 + (rig->rank < 2 ? (size_t)rig->rank * 2 * 160 : 0),
+        (uint64_t[4]){72, rig->rank < 2 ? 2 : 1, 1, 1}, (uint64_t[3]){160, 160, 160}, BOX_C));
   tml_plan_destroy(plan);
 }
 
@@ -189,15 +263,19 @@ static void both_boxes(int world, rig_fn fn)
 
 static void test_gemm(void **state) { (void)state, both_boxes(1, gemm_rank); }
 static void test_ag(void **state) { (void)state, both_boxes(3, ag_rank); }
+static void test_sm(void **state) { (void)state, both_boxes(3, sm_rank); }
 static void test_rs(void **state) { (void)state, both_boxes(3, rs_rank); }
+static void test_ring(void **state) { (void)state, both_boxes(3, ring_rank); }
 static void test_ar(void **state) { (void)state, both_boxes(2, ar_rank); }
+static void test_direct(void **state) { (void)state, both_boxes(3, direct_rank); }
 static void test_cache(void **state) { (void)state, both_boxes(1, cache_rank); }
 
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_gemm), cmocka_unit_test(test_ag),    cmocka_unit_test(test_rs),
-      cmocka_unit_test(test_ar),   cmocka_unit_test(test_cache),
+      cmocka_unit_test(test_gemm),   cmocka_unit_test(test_ag),    cmocka_unit_test(test_sm),
+      cmocka_unit_test(test_rs),     cmocka_unit_test(test_ring),  cmocka_unit_test(test_ar),
+      cmocka_unit_test(test_direct), cmocka_unit_test(test_cache),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,7 +42,7 @@ static void model_rank(test_bed *rig)
   for (int i = 0; i < all.count; i++) {
     FAKE_CHECK(all.bucket[i] == buckets[i]);
     FAKE_CHECK(strcmp(all.source[i], "model") == 0);
-    FAKE_CHECK(strstr(all.variant[i], ".ce") != NULL);
+    FAKE_CHECK(strstr(all.variant[i], ".sm") != NULL); /* small shards */
     FAKE_CHECK(
         strcmp(tml_plan_variant(plan, buckets[i] < 300 ? buckets[i] : 300), all.variant[i]) == 0);
   }
@@ -287,13 +287,17 @@ static void test_sealed(void **state)
 static void bytes_rank(test_bed *rig)
 {
   rig_shape ce = rig_find("ag_gemm", 3, 128, 128, 1), push = rig_find("gemm_rs", 3, 128, 128, 1),
-            twoshot = rig_find("gemm_ar", 3, 128, 128, 1);
+            twoshot = rig_find("gemm_ar", 3, 128, 128, 1),
+            sm = rig_find_like("ag_gemm", 3, 128, 128, 1, "*.sm");
   struct {
     const char *problem, *variant;
     tml_bytes bytes;
   } rows[] = {
       /* S = 34; 3 shards */
       {"ag_gemm:bf16:nt:w3:100x64x128", ce.name, {.slots = 3 * 34 * 128 * 2}},
+      {"ag_gemm:bf16:nt:w3:1000x64x1032", /* 3 blocks of rows x 3 chunks along k */
+       sm.name,
+       {.staging = 3 * 334 * 1032 * 2, .signals = 8 * 3 * 3 * 3}},
       {"gemm_rs:bf16:nt:w3:100x264x128",
        push.name,
        {.staging = 3 * 34 * 264 * 2, .signals = 8 * 3 * 3}},

@@ -94,9 +94,9 @@ static void fused_patterns(void **state)
   live(1, "gemm:bf16:nt:w1:300x264x136", "none");
   for (int world = 2; world <= 8; world += 3) {
     char problem[96];
-    const char *const op[] = {"ag_gemm", "gemm_rs", "gemm_ar"}, *const pattern[] = {"ce", "push",
-                                                                                    "twoshot"};
-    for (int i = 0; i < 3; i++) {
+    const char *const op[] = {"ag_gemm", "ag_gemm", "gemm_rs", "gemm_rs", "gemm_ar"};
+    const char *const pattern[] = {"ce", "sm", "push", "ring", "twoshot"};
+    for (int i = 0; i < 5; i++) {
       snprintf(problem, sizeof problem, "%s:fp16:nt:w%d:301x264x136", op[i], world);
       live(world, problem, pattern[i]);
     }

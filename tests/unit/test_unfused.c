@@ -43,10 +43,14 @@ static void check_unfused(test_bed *rig, tml_op op, tml_plan *plan, int64_t m, C
     store(rig->buffer[0], i, a_of(op == TML_AG_GEMM ? 0 : rig->rank, a_first + i / K, i % K));
   for (int64_t i = 0; i < N * K; i++) store(rig->buffer[1], i, b_of(rig->rank, i / K, i % K));
   for (int64_t i = 0; i < c_rows * N; i++) store(rig->buffer[2], i, 999);
+  for (int64_t i = 0; i < (m + 1) * K; i++) store(rig->buffer[3], i, 96);
   tml_args args = rig_args(rig, m, 0);
+  if (op == TML_AG_GEMM) args.gathered = (void *)rig->buffer[3];
   FAKE_CHECK_OK(tml_launch(plan, &args, stream));
   FAKE_CHECK(fake_table()->cuda.p_cuStreamSynchronize(stream) == CUDA_SUCCESS);
   int wrong = 0;
+  for (int64_t i = 0; i < (m + 1) * K; i++) /* NCCL's own target, and nothing behind it */
+    wrong += load(rig->buffer[3], i) != (args.gathered && i < m * K ? a_of(0, i / K, i % K) : 96);
   for (int64_t i = 0; i < c_rows * N; i++)
     wrong += load(rig->buffer[2], i) != expected(rig, op, c_first + i / N, i % N);
   FAKE_CHECK(wrong == 0);
