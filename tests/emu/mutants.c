@@ -57,8 +57,8 @@ static const shape AG_MOVERS_LONG = {
     "ag_gemm:bf16:nt:w2:9x8x4616", "*__128x128x64.c1x1.s?.coop.*x8.sm", 1, 0, -1, 12, 0, 0};
 
 /* Four parts of k, one of them empty; one cluster does several tiles. */
-static const shape SPLIT = {"gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*",
-                            1, 0, -1, 0, 0, 0};
+static const shape SPLIT = {
+    "gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*", 1, 0, -1, 0, 0, 0};
 
 typedef struct mutant {
   const char *name;
@@ -138,11 +138,7 @@ static const mutant mutants[] = {
      "ag_gemm",
      {{"mbar_arrive_expect(full, #);", "mbar_arrive_expect(full, # / 2);"}},
      0},
-    {"tail tile forgotten",
-     &AG,
-     "ag_gemm",
-     {{"i32 columns = div_up(j->n, #);", "i32 columns = j->n / #;"}},
-     0},
+    {"tail tile forgotten", &AG, "ag_gemm", {{"#) * div_up(j->n, #);", "#) * (j->n / #);"}}, 0},
     {"rank without rows does not wait for headers",
      &RS_EMPTY,
      "gemm_rs",
