@@ -65,8 +65,9 @@ local function link_rate(v, p, facts, machine)
   return crowded and rate / 2 or rate
 end
 
--- Clock in GHz when the tensor cores are busy for this share of the time. What fills shared memory takes power
--- too, and so does what is read from L2 for it: both relative to 128x256 tiles in pairs that share columns.
+-- Clock in GHz when the tensor cores are busy for this share of the time. What fills shared memory takes
+-- power too, and so does what is read from L2 for it: both relative to 128x256 tiles in pairs that share
+-- columns.
 local function clock_of(v, facts, busy)
   local bm, bn = v.tile[1], v.tile[2]
   local fill = (bm + bn) / (bm * bn) * 256 / 3
