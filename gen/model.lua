@@ -1,16 +1,17 @@
 -- The analytic cost model: ranks variants before anything is compiled. Only its order matters.
 --
--- A tile takes the slower of two ports, the tensor cores and what comes into the SM's shared memory, and then its
--- epilogue; tiles go in waves over the SMs. Under load the power limit sets the clock: the fuller the tensor
--- cores, the lower it is. Constants were read off traces of single kernels on H100s (the rates of ports in
--- arch.lua, clocks here).
+-- A tile takes the slower of two ports, the tensor cores and what comes into the SM's shared memory, and
+-- then its epilogue; tiles go in waves over the SMs. Under load the power limit sets the clock: the fuller
+-- the tensor cores, the lower it is. Constants were read off traces of single kernels on H100s (the rates of
+-- ports in arch.lua, clocks here).
 local arch = require "arch"
 
 local M = {}
 
 local LAUNCH_US = 4      -- launch, first loads, last stores
 local FILL = 2500        -- clocks until the first tile's loads have come
-local PART, PART_LATE = 270, 490 -- clocks of an output buffer in the epilogue: a free one, one to be waited for
+-- Clocks of an output buffer in the epilogue: of a free one, of one to be waited for.
+local PART, PART_LATE = 270, 490
 local SUM_PART = 500     -- more for one that adds a partial
 
 local function cdiv(a, b) return (a + b - 1) // b end
@@ -65,8 +66,9 @@ local function link_rate(v, p, facts, machine)
   return crowded and rate / 2 or rate
 end
 
--- Clock in GHz when the tensor cores are busy for this share of the time. What fills shared memory takes power
--- too, and so does what is read from L2 for it: both relative to 128x256 tiles in pairs that share columns.
+-- Clock in GHz when the tensor cores are busy for this share of the time. What fills shared memory takes
+-- power too, and so does what is read from L2 for it: both relative to 128x256 tiles in pairs that share
+-- columns.
 local function clock_of(v, facts, busy)
   local bm, bn = v.tile[1], v.tile[2]
   local fill = (bm + bn) / (bm * bn) * 256 / 3
