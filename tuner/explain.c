@@ -310,7 +310,8 @@ int cmd_explain(int argc, char **argv)
   tml_problem problem = {.size = sizeof problem};
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
-  if (!o.bank) o.bank = getenv("TIDEMILL_BANK");
+  o.source = cli_or_env(o.source, "TIDEMILL_SOURCE");
+  o.bank = cli_or_env(o.bank, "TIDEMILL_BANK");
   if (operands.count != 1)
     code = cli_usage("explain", "give one problem or one variant name");
   else if (o.top < 1)
