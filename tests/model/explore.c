@@ -192,7 +192,7 @@ static void print_ranks(search *x, state *s)
 
 static void print_step(search *x, const state *s, const view *v, const rule *done, int number)
 {
-  static const char *const names[] = {"", "copies", "push", "twoshot", "ring"};
+  static const char *const names[] = {"", "copies", "push", "twoshot", "ring", "movers"};
   const rank *me = &s->rank[v->r];
   char which[32] = "end";
   int whom = done->whom ? done->whom(v) : done->per_peer ? v->peer : -1;

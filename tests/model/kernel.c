@@ -47,7 +47,7 @@ static int tiles_before(const view *v, int round, int delay)
   return i < 0 ? 0 : i < tiles ? i : tiles;
 }
 
-/* ---- Sender: tiles that others own, and (twoshot) the finished own tiles ---------------------------- */
+/* ---- Sender: tiles that others own, and (twoshot) the finished own tiles; movers: the own shard ------ */
 
 static int send_unit(const view *v) { return v->run->scenario->coarse ? v->run->world - 1 : 1; }
 static int send_groups(const view *v) { return (v->run->world - 1) / send_unit(v); }
@@ -93,6 +93,7 @@ static int send_whom(const view *v)
 static int sends_to(const view *v, int to)
 {
   if (call_now(v)->op == RING) return has_rows(v, ring_sends(v, send_first_target(v)));
+  if (call_now(v)->op == MOVERS) return has_rows(v, v->r);
   return send_second(v) || has_rows(v, to);
 }
 /* Where sends stand behind waits, nothing is sent after one that failed. */
@@ -186,7 +187,8 @@ static u8 read_from(const view *v)
 {
   u8 owners = (u8)((1 << call_now(v)->rows) - 1);
   if (call_now(v)->op == RING) return owners & (u8)(1 << ring_receives(v, v->me->seen));
-  if (call_now(v)->op == COPIES || reads_results(v)) return owners & peers_of(v);
+  if (call_now(v)->op == COPIES || call_now(v)->op == MOVERS || reads_results(v))
+    return owners & peers_of(v);
   return has_rows(v, v->r) ? peers_of(v) : 0;
 }
 static int read_slot(const view *v, u8 epoch)
@@ -432,7 +434,8 @@ static void close_call(view *v, u8 epoch)
     if (v->run->mutant != MUTANT_MUTE_LAST_BLOCK) me->reported = 1;
     if (v->run->mutant == MUTANT_ABORT_NOT_STICKY) me->abort = 0;
   } else {
-    if (call_now(v)->keep && v->run->mutant != MUTANT_DONE_BEFORE_GATHERED)
+    if (call_now(v)->op == COPIES && call_now(v)->keep &&
+        v->run->mutant != MUTANT_DONE_BEFORE_GATHERED)
       me->left = 1;
     else if (v->run->mutant != MUTANT_DONE_BY_FIRST_BLOCK)
       send_done(v, epoch);

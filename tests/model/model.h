@@ -2,8 +2,9 @@
  *
  * Every rank runs a script of calls in one stream order, given as text: "c" ag_gemm by copy engines,
  * "p" gemm_rs push, "a" gemm_ar twoshot, "r" gemm_rs ring, "g" ag_gemm whose gathered A the caller wants;
- * "q" and "b" are push and twoshot with more tiles than blocks, in rounds. A digit behind it is the number
- * of ranks that own rows ("p1": m is so small that only rank 0 owns any; "p0": m = 0; none: all do).
+ * "q" and "b" are push and twoshot with more tiles than blocks, in rounds; "m" is ag_gemm by movers, "n" too,
+ * with the gathered A. A digit behind it is the number of ranks that own rows ("p1": m is so small that only
+ * rank 0 owns any; "p0": m = 0; none: all do).
  * "(cpc)3" is a graph captured once and replayed three times: the host picks the copy slots at the
  * capture, replays repeat them.
  *
@@ -38,9 +39,9 @@
  * peer in any order, at the latest before the kernel that sent them ends.
  *
  * Not in the model: what orders memory inside a GPU (fences, proxies, mbarriers), whether copies progress
- * beside a grid that holds every SM, segments, unfused variants, movers and chunks of a shard, finished tiles
- * that go straight into the peers' C, the pace of sends, and the early start of a kernel while its
- * predecessor ends. After an abort a block of the model leaves at once, where the kernel
+ * beside a grid that holds every SM, segments, unfused variants, chunks of a shard, finished tiles that go
+ * straight into the peers' C, the pace of sends, and the early start of a kernel while its predecessor ends.
+ * After an abort a block of the model leaves at once, where the kernel
  * runs out: neither waits, and neither publishes anything. A word is one atomic byte, and a store
  * that is released is seen at once; a later sight of it is a later step of its reader.
  *
@@ -132,14 +133,14 @@ const char *property_text(property p);
 typedef enum mutant { MUTANT_MAP(X) MUTANTS } mutant;
 #undef X
 
-typedef enum op { COPIES = 1, PUSH, TWOSHOT, RING } op;
+typedef enum op { COPIES = 1, PUSH, TWOSHOT, RING, MOVERS } op;
 
 typedef struct call {
   op op;
   u8 rows;  /* ranks 0 .. rows-1 own rows */
   u8 tiles; /* of each owner: 1, or ROUNDS */
   u8 slot;  /* of copy engines, as the host picked it */
-  u8 keep;  /* the gathered A is copied out of the slot behind the kernel; each rank's own choice */
+  u8 keep;  /* the gathered A is copied out behind the kernel; each rank's own choice */
   u8 what;  /* identity of the call: op, rows, slot; never 0 */
   u8 print; /* fingerprint: what, unless a mutant spoils it */
 } call;

@@ -18,12 +18,13 @@ static int add(host *h, call c)
 static int read_call(host *h, const char **text)
 {
   call c = {0};
-  static const op ops[] = {['c'] = COPIES,  ['g'] = COPIES,  ['p'] = PUSH, ['q'] = PUSH,
-                           ['a'] = TWOSHOT, ['b'] = TWOSHOT, ['r'] = RING};
+  static const op ops[] = {
+      ['c'] = COPIES,  ['g'] = COPIES, ['p'] = PUSH,   ['q'] = PUSH,  ['a'] = TWOSHOT,
+      ['b'] = TWOSHOT, ['r'] = RING,   ['m'] = MOVERS, ['n'] = MOVERS};
   unsigned char letter = (unsigned char)*(*text)++;
   if (letter >= sizeof ops / sizeof *ops || !ops[letter]) return 0;
   c.op = ops[letter];
-  c.keep = letter == 'g';
+  c.keep = letter == 'g' || letter == 'n';
   c.tiles = letter == 'q' || letter == 'b' ? ROUNDS : 1;
   c.rows = (u8)h->world;
   if (**text >= '0' && **text <= '0' + h->world) c.rows = (u8)(*(*text)++ - '0');
