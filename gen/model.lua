@@ -40,21 +40,23 @@ local function tile_clocks(v, p, facts)
   return main, epilogue, mma
 end
 
--- ag_gemm: when the last shard has arrived, and what its tiles still need then: the k-tiles of one
--- chunk if it comes along k, the tiles of one chunk if it comes along m.
-local function gathered_us(v, p, facts, link, clusters, tile_us)
-  local shard, peers = cdiv(p.m, p.world), p.world - 1
-  local bytes = shard * p.k * 2 * peers
-  local tiles = cluster_tiles(v, p) // p.world
+-- ag_gemm: when the first chunk of a peer has arrived, and the end of the call if it waits for the last: the
+-- k-tiles of one chunk are still to do if chunks lie along k, the tiles of one chunk if along m.
+local function gathered_us(v, p, facts, w)
+  local peers = p.world - 1
+  local bytes = cdiv(p.m, p.world) * p.k * 2 * peers
+  local tiles = cdiv(w.tiles, p.world)
   if v.comm == "sm" then
-    local rate = math.min(link, v.movers * facts.mover)
+    local rate = math.min(w.link, v.movers * facts.mover)
     local part = math.min(1, v.derived.move_k / p.k)
-    return 4 + bytes / rate * 1e6 + cdiv(tiles, clusters) * tile_us * part
+    local all = 12 + bytes / rate * 1e6
+    return 12 + bytes / rate * 1e6 * part, all + cdiv(tiles, w.clusters) * w.tile_us * part
   end
   local chunks_k, chunks_m = v.chunk[1], v.chunk[2]
   local copies = 2 * chunks_k * chunks_m * peers -- microseconds of starting them
-  return 10 + copies + bytes / link * 1e6
-    + cdiv(cdiv(tiles, chunks_m), clusters) * tile_us / chunks_k
+  local all = 10 + copies + bytes / w.link * 1e6
+  return 12 + bytes / (chunks_k * chunks_m * peers) / w.link * 1e6,
+    all + cdiv(cdiv(tiles, chunks_m), w.clusters) * w.tile_us / chunks_k
 end
 
 local sends_partials = { push = true, ring = true, twoshot = true }
@@ -77,22 +79,23 @@ local function clock_of(v, facts, busy)
   return math.min(facts.clock_most, facts.clock * math.max(busy, 0.1) ^ -0.45 * power)
 end
 
--- gemm_rs, gemm_ar: how sends stretch the call. A block's buffers hold one tile, so its next epilogue waits
--- until the tile before has left.
+-- gemm_rs, gemm_ar: how sends stretch the call. A block's buffers hold at most one tile, so its next epilogue
+-- waits until the tile before has left.
 local function sent_us(v, p, w)
   local bytes = v.tile[1] * v.tile[2] * 2
   local rate = v.pace > 0 and math.min(w.link, v.pace * 1e9) or w.link
   local drain = w.blocks * bytes / rate * 1e6 -- of a tile of every block
   local sends = (p.world - 1) / p.world
   local sums = v.derived.MI * v.tile[2] // v.derived.PART * SUM_PART / (w.clock * 1e3)
-  local blocked = v.pace == 0 and 0.25 * drain or 0 -- stores that queue hold up loads
-  local tiles = w.waves
+  -- stores that queue hold up loads; what has no buffer holds up the warpgroup
+  local blocked = (v.pace == 0 and 0.35 or 0) * drain + 0.6 * v.unbuffered * drain
   local total
   if v.roles == "fixed" then -- who only adds, and who only sends
-    total = tiles * math.max(w.tile_us + sums, sends * (drain + blocked))
+    local sender = math.max(sends * 1.25 * drain, w.tile_us + sends * blocked)
+    total = w.waves * math.max(w.tile_us + sums, sender)
   else
-    local pair = w.tile_us * 2 + sums
-    total = tiles / 2 * math.max(pair + 2 * sends * blocked, 2 * sends * drain + w.tile_us)
+    local pair = w.tile_us * 2 + sums + 2 * sends * blocked
+    total = w.waves / 2 * math.max(pair, 2 * sends * drain + w.tile_us)
   end
   if p.op == "gemm_ar" then -- the finished tiles leave as well, and the last of them late
     local all = 2 * sends * p.m * p.n * 2 / rate * 1e6
@@ -130,16 +133,17 @@ function M.cost(v, p, machine)
   local clock = clock_of(v, facts, tiles * blocks * mma / (sms * clocks))
   local tile_us = (main + epilogue) / (clock * 1e3)
   local us = clocks / (clock * 1e3) + LAUNCH_US
+  local w = { link = link, tiles = tiles, clusters = clusters, waves = waves, clock = clock,
+    blocks = math.min(clusters, tiles) * blocks, tile_us = tile_us }
   if v.comm == "ce" or v.comm == "sm" then
+    local first, last = gathered_us(v, p, facts, w)
+    -- blocks that begin with a peer's tile begin late
+    if tiles < clusters * p.world then us = us + first end
     -- where all is hidden, fewer copies and movers disturb the main loops less
     local disturb = (v.chunk[1] * v.chunk[2] - 1) * (p.world - 1) * 0.5 + v.movers * 0.03
-    return math.max(us, gathered_us(v, p, facts, link, clusters, tile_us) + LAUNCH_US) + disturb
+    return math.max(us, last + LAUNCH_US) + disturb
   end
-  if sends_partials[v.comm] then
-    local w = { link = link, blocks = math.min(clusters, tiles) * blocks, waves = waves,
-      tile_us = tile_us, clock = clock }
-    us = math.max(us, sent_us(v, p, w) + LAUNCH_US)
-  end
+  if sends_partials[v.comm] then us = math.max(us, sent_us(v, p, w) + LAUNCH_US) end
   if v.comm == "ring" then us = us + 3 * (p.world - 1) end -- hops of the last tile: store, signal, load
   return us
 end
