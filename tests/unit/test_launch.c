@@ -1,7 +1,4 @@
-/* Launches: what is enqueued in which order, fingerprints, refusals, host cost. */
-#include <pthread.h>
-#include <time.h>
-
+/* Launches: what is enqueued in which order, fingerprints, refusals. */
 #include "geometry.h"
 #include "plan_fixture.h"
 
@@ -544,84 +541,13 @@ static void test_broken(void **state)
   rig_run_ranks(2, NULL, NULL, broken_rank);
 }
 
-/* ---- Host cost ---- */
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-
-#define LAUNCHES 10001
-static pthread_barrier_t both;
-
-static int compare(const void *a, const void *b)
-{
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
-static double now_us(void)
-{
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec * 1e6 + (double)now.tv_nsec * 1e-3;
-}
-
-/* 16 layers share the plan. */
-static double median_launch(test_bed *rig, tml_plan *plan)
-{
-  static double us[LAUNCHES];
-  for (int i = 0; i < LAUNCHES; i++) {
-    tml_args args = rig_args(rig, 100, 0);
-    args.b = (const char *)args.b + 4096 * (i % 16);
-    double start = now_us();
-    tml_status status = tml_launch(plan, &args, NULL);
-    us[i] = now_us() - start;
-    if (status != TML_OK) FAKE_CHECK_OK(status);
-  }
-  qsort(us, LAUNCHES, sizeof *us, compare);
-  return us[LAUNCHES / 2];
-}
-
-static void cost_rank(test_bed *rig)
-{
-  const char *problem =
-      rig->world == 1 ? "gemm:bf16:nt:w1:100x72x40" : "ag_gemm:bf16:nt:w2:100x72x40";
-  tml_plan *plan = rig_plan(rig, problem, NULL);
-  pthread_barrier_wait(&both);
-  if (rig->rank == 0) {
-    fake_null(1);
-    double us = median_launch(rig, plan);
-    printf("host cost of tml_launch, %s: %.2f us (median of %d)\n", problem, us, LAUNCHES);
-#if defined(__OPTIMIZE__) && !defined(SANITIZED)
-    FAKE_CHECK(us <= 5.0);
-#endif
-    fake_null(0);
-  }
-  pthread_barrier_wait(&both);
-  tml_plan_destroy(plan);
-}
-
-static void test_host_cost(void **state)
-{
-  (void)state;
-  for (int world = 1; world <= 2; world++) {
-    pthread_barrier_init(&both, NULL, (unsigned)world);
-    rig_run_ranks(world, NULL, NULL, cost_rank);
-    pthread_barrier_destroy(&both);
-  }
-}
-
 int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_ce),          cmocka_unit_test(test_kernel),
       cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_broken),      cmocka_unit_test(test_host_cost),
-      cmocka_unit_test(test_empty),       cmocka_unit_test(test_chunks),
+      cmocka_unit_test(test_broken),      cmocka_unit_test(test_empty),
+      cmocka_unit_test(test_chunks),
   };
   return cmocka_run_group_tests(tests, find_variants, NULL);
 }
