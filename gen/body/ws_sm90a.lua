@@ -140,8 +140,7 @@ function M.derive(v)
     PACE = v.pace, fixed = v.roles == "fixed",
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
     -- of the 168 a thread that the launch bound allows; storers that pace need more
-    producer_regs = sends_partials(v.comm) and 72 or 56,
-    consumer_regs = sends_partials(v.comm) and 216 or 224,
+    producer_regs = v.pace > 0 and 72 or 56, consumer_regs = v.pace > 0 and 216 or 224,
     -- shared memory, byte offsets
     at_a = 0, at_b = v.stages * bm * bk * 2, at_ring = ring,
     at_full = bars, at_empty = bars + 8 * v.stages,
