@@ -54,10 +54,7 @@ end
 function M.each(filter, fn)
   local ok, message = space.check_filter(filter)
   if not ok then return nil, message end
-  space.each(filter, function(v, reason)
-    if reason and not filter.refused then return false end
-    return fn(view(v), reason)
-  end)
+  space.each(filter, function(v, reason) return fn(view(v), reason) end)
   return true
 end
 
@@ -74,8 +71,8 @@ end
 -- for one dtype, one that knows no peers for a world of one.
 function M.aux(kernel, arch_name, dtype_name, world)
   local found
-  space.each({ op = "aux", arch = arch_name }, function(v, reason)
-    if v.kernel == kernel and not reason and (v.world == world or v.world == 1)
+  space.each({ op = "aux", arch = arch_name }, function(v)
+    if v.kernel == kernel and (v.world == world or v.world == 1)
       and (v.dtype == dtype_name or v.world > 1) then
       found = v
       return true
@@ -117,19 +114,18 @@ end
 
 -- Legal variants that serve a problem, cheapest first; equal costs stay in declared order.
 function M.rank(arch_name, problem, machine)
-  local list, refusals = {}, {}
-  for _, point in ipairs(space.points(arch_name, problem)) do
-    local v, reason = table.unpack(point, 1, 2)
+  local list, refusal = {}, nil
+  for _, v in ipairs(space.points(arch_name, problem)) do
     local ok, why = space.serves(v, problem)
-    if reason or not ok then
-      refusals[#refusals + 1] = v.name .. ": " .. (reason or why)
-    else
+    if ok then
       list[#list + 1] = { name = v.name, us = model.cost(v, problem, machine), order = #list }
+    else
+      refusal = v.name .. ": " .. why
     end
   end
   if #list == 0 then
     return nil, ("no legal variant of %s for %s in a world of %d%s"):format(
-      problem.op, arch_name, problem.world, refusals[1] and "; " .. refusals[#refusals] or "")
+      problem.op, arch_name, problem.world, refusal and "; " .. refusal or "")
   end
   table.sort(list, function(a, b)
     if a.us ~= b.us then return a.us < b.us end

@@ -23,13 +23,12 @@ local function key_text(v)
   return table.concat({ v.op, arch.get(v.arch).short, v.dtype, v.layout, "w" .. v.world }, ".")
 end
 
-local function finish(v, family, knobs)
+-- Adds to a point's fields its name, and what follows from them if nothing speaks against it.
+local function finish(v, body, knobs, reason)
   v.name = key_text(v) .. "__" .. table.concat(knobs, ".")
   v.symbol = ""
-  if v.kind == "library" then return v, nil end
+  if v.kind == "library" then return v end
   local facts = arch.get(v.arch)
-  local body = body_of(family)
-  local reason = body.refuse(v, facts)
   v.template = body.template
   v.isa = facts.isa
   if not reason then
@@ -37,58 +36,75 @@ local function finish(v, family, knobs)
     v.derived = body.derive(v, facts)
     v.unbuffered = body.unbuffered and body.unbuffered(v) or 0
   end
-  return v, reason
+  return v
 end
 
--- An axis may be `of` some patterns alone; for others it has but its first value.
-local function concerns(axis, family)
-  if not axis.of then return true end
-  for _, comm in ipairs(family.comm) do
-    if axis.of[comm] then return true end
-  end
-  return false
-end
-
--- All points of one family and key, knobs in declared order; yield(variant, reason).
-local function family_points(key, family, yield)
-  local function start()
-    local v = {}
+-- All points of one family and key, knobs in declared order; yield(variant, reason). `all`: also the
+-- refused ones; there are many more of these, so that they cost little if nobody wants them.
+local function family_points(key, family, all, yield)
+  local function start(kind, comm)
+    local v = { kind = kind, comm = comm }
     for name, value in next, key do v[name] = value end
     return v
   end
   if family.library then
-    local v = start()
-    v.kind, v.comm = "library", family.library
-    return yield(finish(v, family, { family.library }))
+    return yield(finish(start("library", family.library), nil, { family.library }))
   end
+  local body, facts = body_of(family), arch.get(key.arch)
   if family.aux then
-    local v = start()
-    v.kind, v.comm, v.kernel = "aux", "none", family.aux
-    return yield(finish(v, family, { family.aux }))
+    local v = start("aux", "none")
+    v.kernel = family.aux
+    local reason = body.refuse(v, facts)
+    if reason and not all then return false end
+    return yield(finish(v, body, { family.aux }, reason), reason)
   end
-  local axes = body_of(family).axes
-  local chosen, knobs = {}, {}
+  local axes = body.axes
+  local chosen, knobs = {}, {} -- index of each axis' value, and how it prints
+  -- An axis may be `of` some patterns alone; for others it has but its first value.
+  local function declared(depth, i, comm)
+    return i == 1 or not axes[depth].of or axes[depth].of[comm]
+  end
+  local function any_declared(depth, i)
+    for _, comm in ipairs(family.comm) do
+      if declared(depth, i, comm) then return true end
+    end
+    return false
+  end
+  local function all_declared(comm)
+    for depth = 1, #axes do
+      if not declared(depth, chosen[depth], comm) then return false end
+    end
+    return true
+  end
+  local v -- the point being tried; a new one once it was given away
+  local function try(comm)
+    v = v or start("fused")
+    v.comm = comm
+    for depth, axis in ipairs(axes) do v[axis[1]] = axis[2][chosen[depth]] end
+    local reason = body.refuse(v, facts)
+    if reason and not all then return false end
+    local point, parts = v, {}
+    for depth = 1, #axes do
+      if knobs[depth] ~= "" then parts[#parts + 1] = knobs[depth] end
+    end
+    if comm ~= "none" then parts[#parts + 1] = comm end
+    v = nil
+    return yield(finish(point, body, parts, reason), reason)
+  end
   local function choose(depth)
     if depth > #axes then
       for _, comm in ipairs(family.comm) do
-        local v = start()
-        v.kind, v.comm = "fused", comm
-        for i, axis in ipairs(axes) do v[axis[1]] = chosen[i] end
-        local parts = {}
-        for i = 1, #axes do
-          if knobs[i] ~= "" then parts[#parts + 1] = knobs[i] end
-        end
-        if comm ~= "none" then parts[#parts + 1] = comm end
-        if yield(finish(v, family, parts)) then return true end
+        if all_declared(comm) and try(comm) then return true end
       end
       return false
     end
     local axis = axes[depth]
     for i, value in ipairs(axis[2]) do
-      if i > 1 and not concerns(axis, family) then break end
-      chosen[depth] = value
-      knobs[depth] = axis.print and axis.print(value) or tostring(value)
-      if choose(depth + 1) then return true end
+      if any_declared(depth, i) then
+        chosen[depth] = i
+        knobs[depth] = axis.print and axis.print(value) or tostring(value)
+        if choose(depth + 1) then return true end
+      end
     end
     return false
   end
@@ -157,34 +173,26 @@ local function each_key(filter, fn)
   end
 end
 
-local function key_points(key, families, yield)
+local function key_points(key, families, all, yield)
   for _, family in ipairs(families) do
-    if family_serves(family, key.arch, key.dtype) and family_points(key, family, yield) then
+    if family_serves(family, key.arch, key.dtype) and family_points(key, family, all, yield) then
       return true
     end
   end
   return false
 end
 
--- Calls fn(variant, reason) for each declared point that matches filter {op=, arch=, dtype=,
--- world=} (empty or nil: any; world 0: any), until fn returns true. reason is nil for a legal point.
-function M.each(filter, fn)
-  each_key(filter, function(key, families) return key_points(key, families, fn) end)
-end
-
--- All points of one key, { variant, reason }, in declared order and by name; made when the key is
--- first asked for.
+-- The legal points of one key, in declared order and by name; made when the key is first asked for.
 local indexes = {}
 
 local function index_of(key, families)
   local text = key_text(key)
   if not indexes[text] then
     local index = { list = {}, named = {} }
-    key_points(key, families, function(v, reason)
+    key_points(key, families, false, function(v)
       if index.named[v.name] then error("two declared points have the name " .. v.name, 0) end
-      local point = { v, reason }
-      index.named[v.name] = point
-      index.list[#index.list + 1] = point
+      index.named[v.name] = v
+      index.list[#index.list + 1] = v
       return false
     end)
     indexes[text] = index
@@ -192,7 +200,20 @@ local function index_of(key, families)
   return indexes[text]
 end
 
--- All points that match the problem's key on this arch.
+-- Calls fn(variant, reason) for each declared point that matches filter {op=, arch=, dtype=,
+-- world=, refused=} (empty or nil: any; world 0: any), until fn returns true. reason is nil for a legal
+-- point; others only come if filter.refused asks for them.
+function M.each(filter, fn)
+  each_key(filter, function(key, families)
+    if filter.refused then return key_points(key, families, true, fn) end
+    for _, v in ipairs(index_of(key, families).list) do
+      if fn(v) then return true end
+    end
+    return false
+  end)
+end
+
+-- The legal points that match the problem's key on this arch.
 function M.points(arch_name, problem)
   local filter = { op = problem.op, arch = arch_name, dtype = problem.dtype, world = problem.world }
   local list = {}
@@ -205,14 +226,23 @@ end
 
 -- The variant of this name, and why it is refused if it is; nil if none is declared.
 function M.find(name)
-  local entry
+  for _, index in next, indexes do
+    if index.named[name] then return index.named[name] end
+  end
+  local found, why
   each_key({}, function(key, families)
     local prefix = key_text(key) .. "__"
     if name:sub(1, #prefix) ~= prefix then return false end
-    entry = index_of(key, families).named[name]
+    found = index_of(key, families).named[name]
+    if found then return true end
+    key_points(key, families, true, function(v, reason)
+      if v.name ~= name then return false end
+      found, why = v, reason
+      return true
+    end)
     return true
   end)
-  if entry then return entry[1], entry[2] end
+  return found, why
 end
 
 -- true, or false and why this variant cannot serve a problem {op, dtype, layout, world, m, n, k}.

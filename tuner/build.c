@@ -125,6 +125,7 @@ int cmd_build(int argc, char **argv)
   forge_result result;
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
+  o.source = cli_or_env(o.source, "TIDEMILL_SOURCE");
   if (!o.arch) return cli_usage("build", "say for which GPU: --arch sm_90a");
   if (!o.out) return cli_usage("build", "say where to write the bank: -o FILE");
   if (o.threads < 0 || o.threads > 256) return cli_usage("build", "--jobs runs from 1 to 256");

@@ -18,6 +18,12 @@ static void say(const char *head, const char *format, va_list list)
   fprintf(stderr, "%s: %s\n", head, line);
 }
 
+const char *cli_or_env(const char *given, const char *name)
+{
+  const char *value = given ? given : getenv(name);
+  return value && *value ? value : NULL;
+}
+
 int cli_fail(const char *format, ...)
 {
   va_list list;

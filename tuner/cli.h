@@ -35,6 +35,8 @@ typedef struct cli_command {
 /* Reads options anywhere on the line; everything else lands in *operands (entries of argv; free
  * operands->at). CLI_OK; CLI_HELP after printing the help; CLI_USAGE after one line of error. */
 int cli_parse(const cli_command *command, int argc, char **argv, cli_list *operands);
+/* What stands for an option that was not given: a variable of the environment, unless it is empty; NULL. */
+const char *cli_or_env(const char *given, const char *name);
 int cli_usage(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* One line on stderr; returns CLI_FAILED. */
 int cli_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -1,5 +1,5 @@
 /* Coverage of the space by a suite: the parts of variants' names (tiles, clusters, stages, schedules, rings,
- * windows, patterns) that have run, for each op and type. */
+ * paces, patterns) that have run, for each op and type. */
 #ifndef TML_COVER_H
 #define TML_COVER_H
 

@@ -190,7 +190,7 @@ int cmd_doctor(int argc, char **argv)
   cli_list operands;
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
-  if (!o.bank) o.bank = getenv("TIDEMILL_BANK");
+  o.bank = cli_or_env(o.bank, "TIDEMILL_BANK");
   code = device_choose("doctor", o.device, 0, 0);
   if (code) return code;
   const tml_api *api = device_api();

@@ -42,12 +42,18 @@ static const table_column field_columns[] = {{"field", "field", 's', 0, 0},
                                              {"value", "value", 's', 0, 0}};
 #define TABLE(columns) table_create(columns, (int)(sizeof columns / sizeof *columns))
 
+static int take_arch(void *arch, const tml_variant *variant, const char *reason)
+{
+  (void)reason;
+  memcpy(arch, variant->arch, 16);
+  return 1;
+}
+
 /* The arch to explain for: asked for, of the GPU here, or the first the space knows. */
 static tml_status choose_arch(const explain_options *o, tml_gen *gen, char arch[16],
                               tml_machine *machine)
 {
   ranks_machine here;
-  space all = {0};
   memset(machine, 0, sizeof *machine);
   if (o->arch) {
     snprintf(arch, 16, "%s", o->arch);
@@ -58,34 +64,42 @@ static tml_status choose_arch(const explain_options *o, tml_gen *gen, char arch[
     *machine = here.machine;
     return tml_gen_arch(gen, machine->cc, arch, 16);
   }
-  const tml_filter any = {0};
-  TRY(space_collect(gen, &any, &all));
-  if (all.count) memcpy(arch, all.at[0].variant.arch, 16);
-  tml_status status = all.count ? TML_OK : tml_fail(TML_UNSUPPORTED, "the space is empty");
-  space_free(&all);
-  return status;
+  *arch = 0;
+  TRY(tml_gen_each(gen, NULL, take_arch, arch));
+  return *arch ? TML_OK : tml_fail(TML_UNSUPPORTED, "the space is empty");
 }
 
-static void add_reasons(table *t, space *points, int *legal)
+/* Each reason once, in the order of the points, with their number. */
+static tml_status add_reasons(table *t, const space *points, int *legal)
 {
+  size_t reasons = 0;
+  struct {
+    const char *text;
+    int points;
+  } *found = malloc((points->count + 1) * sizeof *found);
+  if (!found) return tml_fail(TML_MEMORY, "out of memory");
   *legal = 0;
   for (size_t i = 0; i < points->count; i++) {
-    const char *reason = points->at[i].reason;
-    int same = 0, first = 1;
-    if (!*reason) {
+    const char *text = points->at[i].reason;
+    size_t at = 0;
+    if (!*text) {
       ++*legal;
       continue;
     }
-    for (size_t j = 0; j < points->count; j++) {
-      if (strcmp(points->at[j].reason, reason) != 0) continue;
-      if (j < i) first = 0;
-      same++;
+    while (at < reasons && strcmp(found[at].text, text) != 0) at++;
+    if (at == reasons) {
+      found[reasons].text = text;
+      found[reasons++].points = 0;
     }
-    if (!first) continue;
-    table_real(t, same);
-    table_text(t, reason);
+    found[at].points++;
+  }
+  for (size_t i = 0; i < reasons; i++) {
+    table_real(t, found[i].points);
+    table_text(t, found[i].text);
     table_end_row(t);
   }
+  free(found);
+  return TML_OK;
 }
 
 static tml_status add_ranking(table *t, tml_gen *gen, const char *arch, const tml_problem *p,
@@ -193,7 +207,7 @@ static int explain_problem(const explain_options *o, tml_gen *gen, const tml_pro
         *chosen = TABLE(pick_columns);
   tml_status status = choose_arch(o, gen, arch, &machine);
   if (status == TML_OK) status = space_of_problem(gen, problem, arch, NULL, 1, &points);
-  if (status == TML_OK) add_reasons(reasons, &points, &legal);
+  if (status == TML_OK) status = add_reasons(reasons, &points, &legal);
   if (status == TML_OK)
     status = add_ranking(ranking, gen, arch, problem, &machine, o->top, &ranked);
   if (status == TML_OK) status = add_picks(chosen, o->bank, problem);
@@ -310,7 +324,8 @@ int cmd_explain(int argc, char **argv)
   tml_problem problem = {.size = sizeof problem};
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
-  if (!o.bank) o.bank = getenv("TIDEMILL_BANK");
+  o.source = cli_or_env(o.source, "TIDEMILL_SOURCE");
+  o.bank = cli_or_env(o.bank, "TIDEMILL_BANK");
   if (operands.count != 1)
     code = cli_usage("explain", "give one problem or one variant name");
   else if (o.top < 1)

@@ -180,6 +180,7 @@ int cmd_list(int argc, char **argv)
   cli_list operands;
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
+  o.source = cli_or_env(o.source, "TIDEMILL_SOURCE");
   if (operands.count > 1)
     code = cli_usage("list", "one GLOB or PROBLEM at a time (quote the GLOB)");
   else

@@ -19,7 +19,8 @@ int rig_check_options(const char *command, rig_options *options)
   if (options->timeout_s == 0) options->timeout_s = 10;
   if (!(options->timeout_s >= 0.1 && options->timeout_s <= 600))
     return cli_usage(command, "--timeout %g: choose 0.1 to 600 seconds", options->timeout_s);
-  if (!options->bank) options->bank = getenv("TIDEMILL_BANK");
+  options->bank = cli_or_env(options->bank, "TIDEMILL_BANK");
+  options->source = cli_or_env(options->source, "TIDEMILL_SOURCE");
   return device_choose(command, options->device, options->world, options->seed);
 }
 

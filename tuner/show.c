@@ -162,6 +162,7 @@ int cmd_show(int argc, char **argv)
   tml_gen *gen = NULL;
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
+  o.source = cli_or_env(o.source, "TIDEMILL_SOURCE");
   if (operands.count != 1)
     code = cli_usage("show", "name one variant; `tidemill list` shows the names");
   else if (o.text && (o.row || o.cubin))

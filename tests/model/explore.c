@@ -192,14 +192,15 @@ static void print_ranks(search *x, state *s)
 
 static void print_step(search *x, const state *s, const view *v, const rule *done, int number)
 {
-  static const char *const names[] = {"", "copies", "push", "twoshot", "ring"};
+  static const char *const names[] = {"", "copies", "push", "twoshot", "ring", "movers"};
   const rank *me = &s->rank[v->r];
   char which[32] = "end";
   int whom = done->whom ? done->whom(v) : done->per_peer ? v->peer : -1;
   int at = done->copies ? me->copy_call : me->call;
   if (at < x->run->script[v->r].count) {
     const call *c = &x->run->script[v->r].at[at];
-    snprintf(which, sizeof which, "call %d %s", at + 1, names[c->op]);
+    snprintf(which, sizeof which, "call %d %s%s", at + 1, names[c->op],
+             c->tiles > 1 ? " in rounds" : "");
     if (c->op == COPIES) snprintf(which, sizeof which, "call %d slot %d", at + 1, c->slot);
   }
   printf("  %3d   rank %d  %-14s  %s: %s", number, v->r, which, done->role, done->does);

@@ -65,7 +65,7 @@ static void read_expire(view *v)
   expire(v);
   v->me->dead = 1;
   v->me->bad = INCOMPLETE;
-  v->me->seen = WORLD_MAX; /* more steps than there are */
+  v->me->seen = ALL_STEPS;
 }
 
 /* ---- A rank that stops ---------------------------------------------------------------------------- */

@@ -20,7 +20,34 @@ static int header_half(const view *v, u8 epoch)
   return v->run->mutant == MUTANT_ONE_HEADER_BUFFER ? 0 : epoch & 1;
 }
 
-/* ---- Sender: tiles that others own, then (twoshot) the finished own tile --------------------------- */
+/* ---- The order of rounds --------------------------------------------------------------------------- */
+
+static int in_rounds(const view *v) { return call_now(v)->tiles > 1; }
+
+/* A role's step: tile i of its first kind in round i, of its second, if it has one, in round i + 1:
+   first 0, first 1, second 0, first 2, second 1, second 2. The reader does all that one round later. */
+typedef struct item {
+  int second, round, tile;
+} item;
+static item item_of(const view *v, int step, int seconds)
+{
+  int tiles = call_now(v)->tiles, i = step, second = 0;
+  if (seconds && step > 0) {
+    second = step == 2 * tiles - 1 || step % 2 == 0;
+    i = step == 2 * tiles - 1 ? tiles - 1 : second ? step / 2 - 1 : (step + 1) / 2;
+  }
+  int turned = v->run->mutant == MUTANT_ORDER_BY_RANK && v->r % 2;
+  return (item){second, i + second, turned ? tiles - 1 - i : i};
+}
+
+/* Tiles of a kind that is `delay` rounds late, in the rounds before this one. */
+static int tiles_before(const view *v, int round, int delay)
+{
+  int tiles = call_now(v)->tiles, i = round - delay;
+  return i < 0 ? 0 : i < tiles ? i : tiles;
+}
+
+/* ---- Sender: tiles that others own, and (twoshot) the finished own tiles; movers: the own shard ------ */
 
 static int send_unit(const view *v) { return v->run->scenario->coarse ? v->run->world - 1 : 1; }
 static int send_groups(const view *v) { return (v->run->world - 1) / send_unit(v); }
@@ -28,10 +55,16 @@ static int send_target(const view *v, int i)
 {
   return (v->r + 1 + (call_now(v)->op == RING ? 0 : i)) % v->run->world;
 }
-static int send_second(const view *v)
+/* A finished tile is sent by the block that has read its partials, unless that one never ran. */
+static int finishes(const view *v)
 {
-  return call_now(v)->op == TWOSHOT && v->me->sent >= 2 * send_groups(v);
+  return call_now(v)->op == TWOSHOT && has_rows(v, v->r) && v->me->block[reader_block(v)] != GONE;
 }
+static item send_item(const view *v)
+{
+  return item_of(v, v->me->sent / 2 / send_groups(v), finishes(v));
+}
+static int send_second(const view *v) { return send_item(v).second; }
 /* Whose rows a rank sends as number i round the ring, and receives as number i: what it has received it sends
    next. */
 static int ring_sends(const view *v, int i)
@@ -39,13 +72,15 @@ static int ring_sends(const view *v, int i)
   return (v->r + 2 * v->run->world - 1 - i) % v->run->world;
 }
 static int ring_receives(const view *v, int i) { return ring_sends(v, i + 1); }
-/* A finished tile is sent by the block that has read its partials, unless that one never ran. */
 static int send_steps(const view *v)
 {
-  int finished = call_now(v)->op == TWOSHOT && has_rows(v, v->r);
+  int lists = call_now(v)->tiles * (finishes(v) ? 2 : 1);
   if (call_now(v)->op == COPIES) return 0;
-  if (call_now(v)->op == RING && v->me->block[reader_block(v)] == GONE) return 2;
-  return 2 * send_groups(v) * (finished && v->me->block[reader_block(v)] != GONE ? 2 : 1);
+  if (v->me->block[reader_block(v)] == GONE) { /* what waits for nothing */
+    if (call_now(v)->op == RING) return 2;
+    if (in_rounds(v)) lists = 2;
+  }
+  return 2 * send_groups(v) * lists;
 }
 static int send_first_target(const view *v)
 {
@@ -58,17 +93,20 @@ static int send_whom(const view *v)
 static int sends_to(const view *v, int to)
 {
   if (call_now(v)->op == RING) return has_rows(v, ring_sends(v, send_first_target(v)));
+  if (call_now(v)->op == MOVERS) return has_rows(v, v->r);
   return send_second(v) || has_rows(v, to);
 }
-/* A ring sends nothing on after a wait that failed. */
+/* Where sends stand behind waits, nothing is sent after one that failed. */
 static int send_stops(const view *v)
 {
-  return v->me->dead && call_now(v)->op == RING && v->me->sent >= 2;
+  if (!v->me->dead) return 0;
+  if (call_now(v)->op == RING) return v->me->sent >= 2;
+  return in_rounds(v) && v->me->sent >= 4 * send_groups(v);
 }
 static int send_place(const view *v)
 {
-  int from = call_now(v)->op == RING ? ring_sends(v, send_first_target(v)) : v->r;
-  return place(v, call_now(v), from);
+  if (call_now(v)->op == RING) return place(v, call_now(v), ring_sends(v, send_first_target(v)));
+  return tile_place(v, v->r, send_item(v).tile);
 }
 
 /* Steps over owners without rows. */
@@ -99,7 +137,9 @@ static int send_open(const view *v)
 {
   if (!inside(v, sender_block(v)) || v->me->sent >= send_steps(v)) return 0;
   if (call_now(v)->op == RING) return v->me->seen >= v->me->sent / 2;
-  return !send_second(v) || v->me->seen > 0;
+  item it = send_item(v); /* behind the own tiles, and the copies, of earlier rounds */
+  int own = tiles_before(v, it.round + it.second, 1);
+  return v->me->seen >= own + (call_now(v)->op == TWOSHOT ? tiles_before(v, it.round, 2) : 0);
 }
 static int send_issues(const view *v) { return send_open(v) && v->me->sent % 2 == 0; }
 static int send_completes(const view *v) { return send_open(v) && v->me->sent % 2 == 1; }
@@ -120,22 +160,35 @@ static void send_each(view *v, int complete)
 static void send_issue(view *v) { send_each(v, 0); }
 static void send_complete(view *v) { send_each(v, 1); }
 
-/* ---- Reader: shards; or partials of the own tile, then (twoshot) finished tiles --------------------- */
+/* ---- Reader: shards; or partials of the own tiles, and (twoshot) finished tiles ---------------------- */
 
 static int read_steps(const view *v)
 {
   if (call_now(v)->op == RING) return v->run->world - 1;
-  return call_now(v)->op == TWOSHOT ? 2 : 1;
+  return call_now(v)->tiles * (call_now(v)->op == TWOSHOT ? 2 : 1);
 }
 
-static int reads_results(const view *v) { return call_now(v)->op == TWOSHOT && v->me->seen == 1; }
+static item read_item(const view *v) { return item_of(v, v->me->seen, call_now(v)->op == TWOSHOT); }
+static int reads_results(const view *v) { return read_item(v).second; }
+static int read_tile(const view *v) { return call_now(v)->op == RING ? 0 : read_item(v).tile; }
+
+/* In rounds the reader's block has first sent what stands before. */
+static int read_in_turn(const view *v)
+{
+  item it = read_item(v);
+  int sends = tiles_before(v, it.round + 2, 0);
+  if (!in_rounds(v) || v->me->block[sender_block(v)] == GONE) return 1;
+  if (finishes(v)) sends += tiles_before(v, it.round + 1 + it.second, 1);
+  return v->me->sent >= 2 * send_groups(v) * sends;
+}
 
 /* Ranks whose tiles the reader's next step takes; of a ring, whose rows. */
 static u8 read_from(const view *v)
 {
   u8 owners = (u8)((1 << call_now(v)->rows) - 1);
   if (call_now(v)->op == RING) return owners & (u8)(1 << ring_receives(v, v->me->seen));
-  if (call_now(v)->op == COPIES || reads_results(v)) return owners & peers_of(v);
+  if (call_now(v)->op == COPIES || call_now(v)->op == MOVERS || reads_results(v))
+    return owners & peers_of(v);
   return has_rows(v, v->r) ? peers_of(v) : 0;
 }
 static int read_slot(const view *v, u8 epoch)
@@ -150,7 +203,7 @@ static void read_settle(view *v)
 static u8 read_word(const view *v, int from, u8 epoch)
 {
   const rank *me = v->me;
-  int half = signal_half(v, epoch), at = place(v, call_now(v), from);
+  int half = signal_half(v, epoch), at = tile_place(v, from, read_tile(v));
   if (call_now(v)->op == COPIES) return me->shard[read_slot(v, epoch)][from];
   return reads_results(v) ? me->result_signal[half][at] : me->partial_signal[half][at];
 }
@@ -158,7 +211,7 @@ static u8 read_word(const view *v, int from, u8 epoch)
 u8 tiles_missing(const view *v)
 {
   u8 missing = 0, epoch = v->me->block_epoch[reader_block(v)];
-  if (!inside(v, reader_block(v)) || v->me->seen >= read_steps(v)) return 0;
+  if (!inside(v, reader_block(v)) || v->me->seen >= read_steps(v) || !read_in_turn(v)) return 0;
   if (v->run->mutant == MUTANT_RESULT_WITHOUT_WAIT && reads_results(v)) return 0;
   if (v->run->mutant == MUTANT_RING_WITHOUT_WAIT && call_now(v)->op == RING) return 0;
   for (int p = 0; p < v->run->world; ++p)
@@ -169,7 +222,8 @@ u8 tiles_missing(const view *v)
 
 static int reads(const view *v)
 {
-  return inside(v, reader_block(v)) && v->me->seen < read_steps(v) && tiles_missing(v) == 0;
+  return inside(v, reader_block(v)) && v->me->seen < read_steps(v) && read_in_turn(v) &&
+         tiles_missing(v) == 0;
 }
 static void read_all(view *v)
 {
@@ -177,7 +231,7 @@ static void read_all(view *v)
   u8 from = read_from(v), epoch = me->block_epoch[reader_block(v)];
   int half = staging_half(v, epoch);
   for (int p = 0; p < v->run->world; ++p) {
-    int at = place(v, call_now(v), p);
+    int at = tile_place(v, p, read_tile(v));
     if (!(from >> p & 1)) continue;
     if (call_now(v)->op == COPIES)
       read_buffer(v, me->slot[read_slot(v, epoch)][at], epoch, "shard", p);
@@ -344,7 +398,8 @@ static int block_0_enters(const view *v)
 }
 static int block_1_enters(const view *v)
 {
-  if (v->run->scenario->one_block && v->me->block[0] < LEFT) return 0;
+  int late = v->run->scenario->one_block || v->run->mutant == MUTANT_BLOCKS_NOT_RESIDENT;
+  if (late && v->me->block[0] < LEFT) return 0;
   return v->me->at == AT_KERNEL && v->me->block[1] == OUTSIDE;
 }
 static void block_0_enter(view *v) { enter(v, 0); }
@@ -379,7 +434,8 @@ static void close_call(view *v, u8 epoch)
     if (v->run->mutant != MUTANT_MUTE_LAST_BLOCK) me->reported = 1;
     if (v->run->mutant == MUTANT_ABORT_NOT_STICKY) me->abort = 0;
   } else {
-    if (call_now(v)->keep && v->run->mutant != MUTANT_DONE_BEFORE_GATHERED)
+    if (call_now(v)->op == COPIES && call_now(v)->keep &&
+        v->run->mutant != MUTANT_DONE_BEFORE_GATHERED)
       me->left = 1;
     else if (v->run->mutant != MUTANT_DONE_BY_FIRST_BLOCK)
       send_done(v, epoch);

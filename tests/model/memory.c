@@ -26,6 +26,12 @@ int place(const view *v, const call *c, int from)
   return (from + (c->op == TWOSHOT || c->rows < v->run->world)) % v->run->world;
 }
 
+/* Of a tile of the call that this rank is in. */
+int tile_place(const view *v, int from, int tile)
+{
+  return tile * v->run->world + place(v, call_now(v), from);
+}
+
 int reached(const view *v, u8 found, u8 expected)
 {
   if (v->run->mutant == MUTANT_EQUAL_INSTEAD_OF_AT_LEAST) return found == expected;

@@ -1,9 +1,12 @@
-/* A model of the communication contract , and what is asked of it.
+/* A model of the communication contract, and what is asked of it.
  *
  * Every rank runs a script of calls in one stream order, given as text: "c" ag_gemm by copy engines,
- * "p" gemm_rs push, "a" gemm_ar twoshot; a digit behind it is the number of ranks that own rows ("p1":
- * m is so small that only rank 0 owns any; "p0": m = 0; none: all do). "(cpc)3" is a graph captured
- * once and replayed three times: the host picks the copy slots at the capture, replays repeat them.
+ * "p" gemm_rs push, "a" gemm_ar twoshot, "r" gemm_rs ring, "g" ag_gemm whose gathered A the caller wants;
+ * "q" and "b" are push and twoshot with more tiles than blocks, in rounds; "m" is ag_gemm by movers, "n" too,
+ * with the gathered A. A digit behind it is the number of ranks that own rows ("p1": m is so small that only
+ * rank 0 owns any; "p0": m = 0; none: all do).
+ * "(cpc)3" is a graph captured once and replayed three times: the host picks the copy slots at the
+ * capture, replays repeat them.
  *
  * The state (struct state) is what the ranks' memories hold and how far each of their roles is:
  *   - words: headers {epoch, fingerprint} by parity and source, signals by parity, shard signals by copy
@@ -16,6 +19,15 @@
  *     (shards, partials, finished tiles); herald and sender live in block 0, the reader in block 1; the
  *     last block to leave closes the call.
  *
+ * Rounds: a rank's tiles are the same numbers 0, 1, 2 for each owner; round i sends the tiles i to their
+ * owners, then adds up the own tile i - 1 (and sends it, twoshot), then copies the peers' tiles i - 2. The
+ * model takes a rank's tiles one after the other, as if one block had them all: more than any order
+ * inside a rank demands, and where sends stand behind waits. It cannot lock up: a tile waits only for tiles
+ * that come earlier in that order, the order is the same on every rank, and all blocks are resident,
+ * so the earliest unfinished tile of all ranks can always go on. Mutants: ORDER_BY_RANK,
+ * BLOCKS_NOT_RESIDENT. Without rounds sender and reader are different blocks, which wait for nothing of each
+ * other but the ring and the finished tiles.
+ *
  * A step is one rule (rules.c, kernel.c, fault.c) of one rank; every order of steps is explored, breadth
  * first, so a counterexample is as short as can be. What one step does at once is what nobody can tell
  * apart: waiting for a word that only grows and reading behind it (a later read sees more overwriting),
@@ -27,8 +39,9 @@
  * peer in any order, at the latest before the kernel that sent them ends.
  *
  * Not in the model: what orders memory inside a GPU (fences, proxies, mbarriers), whether copies progress
- * beside a grid that holds every SM, segments, unfused variants, the pace of sends, and the early start of a
- * kernel while its predecessor ends. After an abort a block of the model leaves at once, where the kernel
+ * beside a grid that holds every SM, segments, unfused variants, chunks of a shard, finished tiles that go
+ * straight into the peers' C, the pace of sends, and the early start of a kernel while its predecessor ends.
+ * After an abort a block of the model leaves at once, where the kernel
  * runs out: neither waits, and neither publishes anything. A word is one atomic byte, and a store
  * that is released is seen at once; a later sight of it is a later step of its reader.
  *
@@ -47,7 +60,8 @@
 
 typedef uint8_t u8;
 
-enum { WORLD_MAX = 4, CALLS_MAX = 10, DETAIL_BYTES = 200, UNDER_WAY = 0x80 };
+enum { WORLD_MAX = 4, ROUNDS = 3, PLACES = ROUNDS * WORLD_MAX, CALLS_MAX = 10 };
+enum { DETAIL_BYTES = 200, UNDER_WAY = 0x80, ALL_STEPS = 0x40 /* more than a role has */ };
 
 /* What must hold in every state. */
 #define PROPERTY_MAP(X)                                \
@@ -100,6 +114,9 @@ const char *property_text(property p);
     DEADLOCK)                                                                                      \
   X(COPIES_NOT_JOINED, "copies are not joined before the call's end", "w2 even graph", INPUT)      \
   X(OWN_TILE_FIRST, "own tiles before first sends", "w2 one block resident", DEADLOCK)             \
+  X(ORDER_BY_RANK, "ranks go through the rounds in orders of their own", "w2 rounds", DEADLOCK)    \
+  X(BLOCKS_NOT_RESIDENT, "rounds with a block that starts when another has left", "w2 rounds",     \
+    DEADLOCK)                                                                                      \
   X(OUTBOX_BEFORE_WAIT, "the gate fills the outbox before it waits", "w2 late copies", UNPOISONED) \
   X(GATE_KEEPS_ABORT, "an aborted gate lets copies go and tells nobody", "w3 late gate",           \
     OVERWRITTEN)                                                                                   \
@@ -116,13 +133,14 @@ const char *property_text(property p);
 typedef enum mutant { MUTANT_MAP(X) MUTANTS } mutant;
 #undef X
 
-typedef enum op { COPIES = 1, PUSH, TWOSHOT, RING } op;
+typedef enum op { COPIES = 1, PUSH, TWOSHOT, RING, MOVERS } op;
 
 typedef struct call {
   op op;
   u8 rows;  /* ranks 0 .. rows-1 own rows */
+  u8 tiles; /* of each owner: 1, or ROUNDS */
   u8 slot;  /* of copy engines, as the host picked it */
-  u8 keep;  /* the gathered A is copied out of the slot behind the kernel; each rank's own choice */
+  u8 keep;  /* the gathered A is copied out behind the kernel; each rank's own choice */
   u8 what;  /* identity of the call: op, rows, slot; never 0 */
   u8 print; /* fingerprint: what, unless a mutant spoils it */
 } call;
@@ -152,10 +170,9 @@ enum { OUTSIDE, INSIDE, LEFT, GONE };
 /* One rank: its memory, which peers write too, and its roles. */
 typedef struct rank {
   u8 header_epoch[2][WORLD_MAX], header_print[2][WORLD_MAX]; /* [parity][source] */
-  u8 partial[2][WORLD_MAX],
-      partial_signal[2][WORLD_MAX];                     /* [parity][place of source; ring: shard] */
-  u8 result[2][WORLD_MAX], result_signal[2][WORLD_MAX]; /* [parity][owner] */
-  u8 slot[2][WORLD_MAX], shard[2][WORLD_MAX];           /* [slot][source] */
+  u8 partial[2][PLACES], partial_signal[2][PLACES]; /* [parity][place of source; ring: shard] */
+  u8 result[2][PLACES], result_signal[2][PLACES];   /* [parity][place of owner] */
+  u8 slot[2][WORLD_MAX], shard[2][WORLD_MAX];       /* [slot][source] */
   u8 done[WORLD_MAX];
   u8 abort;                          /* 0, or 1 + the rank that raised it */
   u8 epoch, slot_last[2], outbox[2]; /* own words */
@@ -230,6 +247,7 @@ rank *rank_at(const view *v, int r);
 const call *call_now(const view *v);
 int has_rows(const view *v, int r);
 int place(const view *v, const call *c, int from);
+int tile_place(const view *v, int from, int tile);
 int reached(const view *v, u8 found, u8 expected);
 void put_word(view *v, int at, u8 *word, u8 value, const char *name);
 void put_buffer(view *v, int at, u8 *buffer, u8 tag);

@@ -61,14 +61,15 @@ void kernel_end(view *v)
     call_joined(v);
 }
 
-/* The gathered A is copied out of the slot. After an abort it may be anything: copies that nobody could call
+/* The gathered A is copied out of the slot, or of staging. After an abort it may be anything: copies that nobody could call
    back, and the abort word came before them. */
 static int gathers(const view *v) { return v->me->at == AT_GATHERED; }
 static void gather(view *v)
 {
   const call *c = call_now(v);
   for (int p = 0; p < c->rows && !v->me->abort; ++p) {
-    u8 tag = v->me->slot[c->slot][place(v, c, p)];
+    u8 at = (u8)place(v, c, p);
+    u8 tag = c->op == COPIES ? v->me->slot[c->slot][at] : v->me->partial[v->me->epoch & 1][at];
     if (p != v->r && tag != v->me->epoch)
       fail_run(v, OVERWRITTEN,
                "rank %d copies the shard of rank %d for epoch %d and finds epoch %d", v->r, p,
@@ -198,7 +199,7 @@ static void copy_land(view *v)
 rule_list stream_rules(void)
 {
   static const rule rules[] = {
-      {"stream", "copies the gathered A out of the slot", 0, 0, 0, gathers, gather, NULL},
+      {"stream", "copies the gathered A", 0, 0, 0, gathers, gather, NULL},
       {"gate", "every peer is done with the slot: outbox = epoch", 0, 0, 0, gate_passes, gate_pass,
        NULL},
       {"gate", "sees the abort word and raises it at the peers", 0, 0, 0, gate_aborts, gate_abort,

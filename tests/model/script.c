@@ -19,18 +19,20 @@ static int read_call(host *h, const char **text)
 {
   call c = {0};
   static const op ops[] = {
-      ['c'] = COPIES, ['g'] = COPIES, ['p'] = PUSH, ['a'] = TWOSHOT, ['r'] = RING};
+      ['c'] = COPIES,  ['g'] = COPIES, ['p'] = PUSH,   ['q'] = PUSH,  ['a'] = TWOSHOT,
+      ['b'] = TWOSHOT, ['r'] = RING,   ['m'] = MOVERS, ['n'] = MOVERS};
   unsigned char letter = (unsigned char)*(*text)++;
   if (letter >= sizeof ops / sizeof *ops || !ops[letter]) return 0;
   c.op = ops[letter];
-  c.keep = letter == 'g';
+  c.keep = letter == 'g' || letter == 'n';
+  c.tiles = letter == 'q' || letter == 'b' ? ROUNDS : 1;
   c.rows = (u8)h->world;
   if (**text >= '0' && **text <= '0' + h->world) c.rows = (u8)(*(*text)++ - '0');
   if (c.op == COPIES) {
     c.slot = (u8)h->slot;
     h->slot ^= 1;
   }
-  c.what = (u8)(c.op << 4 | c.rows << 1 | c.slot);
+  c.what = (u8)((c.tiles > 1) << 7 | c.op << 4 | c.rows << 1 | c.slot);
   c.print = c.what;
   if (h->mutant == MUTANT_NO_FINGERPRINT) c.print = 1;
   if (h->mutant == MUTANT_FINGERPRINT_WITHOUT_SLOT) c.print &= 0xfe;
