@@ -79,6 +79,9 @@ local function map_counts(comm, world)
   }
 end
 
+-- A storer that looks at the clock or sends twice needs more registers than one that stores.
+local function busy_storer(v) return v.pace > 0 or v.comm == "twoshot" end
+
 -- Columns of an output buffer: a row of it is one line of the TMA swizzle (128 or 64 bytes).
 local function part_columns(v) return v.tile[2] % 64 == 0 and 64 or 32 end
 
@@ -139,9 +142,8 @@ function M.derive(v)
     pingpong = v.schedule == "pingpong", MI = row_blocks(v),
     PACE = v.pace, fixed = v.roles == "fixed",
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
-    -- of the 168 a thread that the launch bound allows; storers that pace need more
-    producer_regs = sends_partials(v.comm) and 72 or 56,
-    consumer_regs = sends_partials(v.comm) and 216 or 224,
+    -- of the 168 a thread that the launch bound allows
+    producer_regs = busy_storer(v) and 72 or 56, consumer_regs = busy_storer(v) and 216 or 224,
     -- shared memory, byte offsets
     at_a = 0, at_b = v.stages * bm * bk * 2, at_ring = ring,
     at_full = bars, at_empty = bars + 8 * v.stages,

@@ -1050,13 +1050,13 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_push
   grid_start_next();
 
   if (warp < 4) {
-    regs_decrease(72);
+    regs_decrease(56);
     if (warp == 0 && lane == 0) produce(&j);
     if (warp == 1 && lane == 0) store(&j);
     if (warp == 2 && lane == 0) load(&j);
     if (warp == 3) herald(&j, lane);
   } else {
-    regs_increase(216);
+    regs_increase(224);
     consume(&j, (warp - 4) / 4, thread % 128);
   }
 
