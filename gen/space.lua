@@ -151,6 +151,8 @@ local function key_wanted(filter, key)
   for _, field in ipairs { "op", "arch", "dtype" } do
     if not wanted(filter, field, key[field]) then return false end
   end
+  local text, prefix = key_text(key) .. "__", filter.prefix or ""
+  if text:sub(1, #prefix) ~= prefix:sub(1, #text) then return false end
   return not filter.world or filter.world == 0 or filter.world == key.world
 end
 
@@ -201,8 +203,9 @@ local function index_of(key, families)
 end
 
 -- Calls fn(variant, reason) for each declared point that matches filter {op=, arch=, dtype=,
--- world=, refused=} (empty or nil: any; world 0: any), until fn returns true. reason is nil for a legal
--- point; others only come if filter.refused asks for them.
+-- world=, prefix=, refused=} (empty or nil: any; world 0: any), until fn returns true. Keys that no name
+-- with the prefix has are left out. reason is nil for a legal point; others only come if filter.refused
+-- asks for them.
 function M.each(filter, fn)
   each_key(filter, function(key, families)
     if filter.refused then return key_points(key, families, true, fn) end

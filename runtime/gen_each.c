@@ -1,4 +1,6 @@
 /* Walking the declared space: names are matched here, points are made in gen/. */
+#include <string.h>
+
 #include "gen_lua.h"
 
 typedef struct each_call {
@@ -57,11 +59,15 @@ static int each_body(lua_State *lua)
   each_call *call = lua_touserdata(lua, 1);
   const tml_filter *filter = call->filter;
   gen_push_entry(lua, "each");
-  lua_createtable(lua, 0, 5);
+  lua_createtable(lua, 0, 6);
   if (filter) {
     set_filter(lua, "op", filter->op);
     set_filter(lua, "arch", filter->arch);
     set_filter(lua, "dtype", filter->dtype);
+    if (filter->glob) {
+      lua_pushlstring(lua, filter->glob, strcspn(filter->glob, "*?"));
+      lua_setfield(lua, -2, "prefix");
+    }
     if (filter->world) {
       lua_pushinteger(lua, filter->world);
       lua_setfield(lua, -2, "world");
