@@ -9,6 +9,8 @@
 #include "device.h"
 #include "progress.h"
 
+#define WRITE_EVERY_S 5 /* seconds between files of an unfinished run */
+
 typedef struct bench_options {
   rig_options rig;
   problems list;
@@ -29,6 +31,7 @@ typedef struct bencher {
   bench_row *all;
   size_t count;
   progress bar;
+  double written_s; /* when the files were written last */
 } bencher;
 
 static tml_status see_facts(bencher *b)
@@ -42,6 +45,30 @@ static tml_status see_facts(bencher *b)
   return bench_link(&b->r, &b->facts.link);
 }
 
+/* The files of the rows so far. */
+static int write_files(const bencher *b, const table *means)
+{
+  const bench_options *o = b->o;
+  char json[512], markdown[512];
+  int code = CLI_OK;
+  if (o->json) code = bench_write(o->json, NULL, b->rows, means, &b->facts, o->regime, o->commit);
+  if (!o->out || code) return code;
+  snprintf(json, sizeof json, "%s.json", o->out);
+  snprintf(markdown, sizeof markdown, "%s.md", o->out);
+  return bench_write(json, markdown, b->rows, means, &b->facts, o->regime, o->commit);
+}
+
+/* Now and then: a run that is stopped keeps what it measured. */
+static void write_early(bencher *b)
+{
+  double now = progress_seconds(&b->bar);
+  if (now < b->written_s + WRITE_EVERY_S) return;
+  b->written_s = now;
+  table *means = bench_means_table(b->all, b->count);
+  write_files(b, means);
+  table_free(means);
+}
+
 static void keep_rows(bencher *b, bench_row *rows, int count)
 {
   for (int i = 0; i < count; i++) {
@@ -52,6 +79,7 @@ static void keep_rows(bencher *b, bench_row *rows, int count)
   if (b->r.rank != 0) return;
   progress_clear(&b->bar);
   table_stream_row(b->rows, stdout);
+  write_early(b);
 }
 
 static tml_status bench_all(bencher *b)
@@ -76,20 +104,6 @@ static tml_status bench_all(bencher *b)
   return TML_OK;
 }
 
-static int write_files(const bencher *b, const table *means)
-{
-  const bench_options *o = b->o;
-  char json[512], markdown[512];
-  int code = CLI_OK;
-  if (o->json) code = bench_write(o->json, NULL, b->rows, means, &b->facts, o->regime, o->commit);
-  if (!o->out || code) return code;
-  snprintf(json, sizeof json, "%s.json", o->out);
-  snprintf(markdown, sizeof markdown, "%s.md", o->out);
-  code = bench_write(json, markdown, b->rows, means, &b->facts, o->regime, o->commit);
-  if (!code) printf("wrote %s and %s\n", json, markdown);
-  return code;
-}
-
 static int finish(bencher *b)
 {
   const bench_options *o = b->o;
@@ -99,6 +113,7 @@ static int finish(bencher *b)
   putchar('\n');
   table_print(means, stdout);
   int code = write_files(b, means);
+  if (!code && o->out) printf("wrote %s.json and %s.md\n", o->out, o->out);
   table_free(means);
   size_t wanted = o->list.count * (size_t)o->regime_count;
   if (b->count < wanted)
