@@ -13,7 +13,9 @@
 --   done[src]                  rank src        call up to which it has finished reading copy slots
 --   done[own]                  this rank       last call that left this to the next gate; 0: none has
 --   shard[slot][src]{chunk}    rank src (copy) call whose chunk of its shard has arrived; 4 chunks
+--   ready[src]                 rank src        call for which its A may be pulled
+--   pulled[src]                rank src (copy) call whose copies have read this rank's A
 return {
   epoch = 0, ticket = 16, claim = 32, abort = 48, slot_last = 64, outbox = 80,
-  header = 96, done = 128, shard = 144, words = 256,
+  header = 96, done = 128, shard = 144, ready = 208, pulled = 216, words = 256,
 }

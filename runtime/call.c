@@ -26,6 +26,7 @@ struct tml_call_cache {
   X(shard)              \
   X(slot)               \
   X(keep)               \
+  X(pull)               \
   X(direct)             \
   X(signal_stride)      \
   X(fingerprint)        \
@@ -88,18 +89,18 @@ void tml_calls_free(tml_call_cache *cache)
 /* What must be equal on all ranks of a call; 8-byte fields only, hashed as bytes. */
 typedef struct call_print {
   int64_t op, dtype, bias, world, m, n, k, grid, slot;
-  int64_t block, offset, ldc; /* of a symmetric C: which block of how many, from 1; else 0 */
+  int64_t block, offset, ld; /* of a symmetric A or C: which block of how many, from 1; else 0 */
   char variant[TML_HASH_BYTES + 7];
 } call_print;
 
 _Static_assert(sizeof(call_print) == 12 * 8 + 40, "no padding: it is hashed as bytes");
 
 /* Blocks are made together by all ranks: the older ones of the list count the same everywhere. */
-static void print_symmetric(const tml_plan *plan, const tml_call_key *key, call_print *print)
+static void print_symmetric(const tml_plan *plan, uint64_t at, int64_t ld, call_print *print)
 {
-  const tml_block *block = tml_comm_block(plan->comm, key->c);
-  print->offset = (int64_t)(key->c - block->at[plan->comm->rank]);
-  print->ldc = key->ldc;
+  const tml_block *block = tml_comm_block(plan->comm, at);
+  print->offset = (int64_t)(at - block->at[plan->comm->rank]);
+  print->ld = ld;
   for (; block; block = block->next) print->block++;
 }
 
@@ -115,7 +116,8 @@ static uint64_t fingerprint(const tml_plan *plan, const tml_call *call)
                       .k = p->k,
                       .grid = call->grid,
                       .slot = call->key.slot};
-  if (call->key.direct) print_symmetric(plan, &call->key, &print);
+  if (call->key.direct) print_symmetric(plan, call->key.c, call->key.ldc, &print);
+  if (call->key.pull) print_symmetric(plan, call->key.a, call->key.lda, &print);
   memcpy(print.variant, call->key.choice->kernel->hash, TML_HASH_BYTES);
   uint64_t hash = XXH3_64bits(&print, sizeof print);
   return hash ? hash : 1;
@@ -137,6 +139,7 @@ static void fill_scalars(const tml_plan *plan, tml_call *call)
                      .shard = (int32_t)tml_shard_rows(key->m, variant->world),
                      .slot = (int32_t)key->slot,
                      .keep = (int32_t)key->keep,
+                     .pull = (int32_t)key->pull,
                      .direct = (int32_t)key->direct,
                      .signal_stride = (int32_t)tml_signal_stride(variant, key->m, plan->problem.n,
                                                                  plan->problem.k),

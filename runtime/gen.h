@@ -29,39 +29,40 @@ typedef struct tml_gen tml_gen;
 
 /* Kernel parameters: declared in gen/params.lua, supplied by the launcher (struct tml_values in
  * plan.h has one field per name). X(name, C type). */
-#define TML_PARAM_MAP(X)                                                                         \
-  X(map_a, tml_map_table)  /* ag_gemm: [s] shard s of A; else [0] */                             \
-  X(map_b, tml_map_table)  /* [0] */                                                             \
-  X(map_c, tml_map_table)  /* ag_gemm, gemm_ar: [s] rows of shard s of C; else [0] */            \
-  X(map_in, tml_map_table) /* own staging: [0] partials; gemm_ar: [1 + s], ring: [s] shard s */  \
-  X(map_out,                                                                                     \
+#define TML_PARAM_MAP(X)                                                                          \
+  X(map_a, tml_map_table)  /* ag_gemm: [s] shard s of A; else [0] */                              \
+  X(map_b, tml_map_table)  /* [0] */                                                              \
+  X(map_c, tml_map_table)  /* ag_gemm, gemm_ar: [s] rows of shard s of C; else [0] */             \
+  X(map_in, tml_map_table) /* own staging: [0] partials; gemm_ar: [1 + s], ring: [s] shard s */   \
+  X(map_out,                                                                                      \
     tml_map_table) /* [d] staging of rank d: partials of owner d, or `sm`: this shard;   \
-                               ring: of the next rank, shard d */       \
-  X(map_fin, tml_map_table) /* [d] staging or C of rank d, where this rank's finished rows go */ \
-  X(bias, uint64_t)                                                                              \
-  X(m, int32_t)                                                                                  \
-  X(n, int32_t)                                                                                  \
-  X(k, int32_t)                                                                                  \
-  X(rank, int32_t)                                                                               \
-  X(shard, int32_t)                                                                              \
-  X(slot, int32_t)          /* which of the two copy slots this call uses */                     \
-  X(keep, int32_t)          /* 1: the slot is still read when the kernel has ended */            \
-  X(direct, int32_t)        /* 1: map_fin leads into the peers' C, not into their staging */     \
-  X(signal_stride, int32_t) /* signal words per source rank in one parity of the signal area */  \
-  X(fingerprint, uint64_t)                                                                       \
-  X(timeout_ns, uint64_t)                                                                        \
-  X(record, uint64_t)        /* device address of the host-mapped fault record */                \
-  X(pad, tml_addr_table)     /* [r] control pad of rank r, as mapped here */                     \
-  X(signals, tml_addr_table) /* [r] signal area of rank r, as mapped here */                     \
-  X(src, uint64_t)                                                                               \
-  X(dst, uint64_t)                                                                               \
-  X(aux, uint64_t)                                                                               \
-  X(seed, uint64_t)                                                                              \
-  X(count, uint64_t)                                                                             \
-  X(ld, int64_t)                                                                                 \
-  X(ld2, int64_t)                                                                                \
-  X(row0, int32_t)                                                                               \
-  X(row_step, int32_t)                                                                           \
+                               ring: of the next rank, shard d */        \
+  X(map_fin, tml_map_table) /* [d] staging or C of rank d, where this rank's finished rows go */  \
+  X(bias, uint64_t)                                                                               \
+  X(m, int32_t)                                                                                   \
+  X(n, int32_t)                                                                                   \
+  X(k, int32_t)                                                                                   \
+  X(rank, int32_t)                                                                                \
+  X(shard, int32_t)                                                                               \
+  X(slot, int32_t)          /* which of the two copy slots this call uses */                      \
+  X(keep, int32_t)          /* 1: the slot is still read when the kernel has ended */             \
+  X(pull, int32_t)          /* 1: copies bring the peers' shards here, not this rank's to them */ \
+  X(direct, int32_t)        /* 1: map_fin leads into the peers' C, not into their staging */      \
+  X(signal_stride, int32_t) /* signal words per source rank in one parity of the signal area */   \
+  X(fingerprint, uint64_t)                                                                        \
+  X(timeout_ns, uint64_t)                                                                         \
+  X(record, uint64_t)        /* device address of the host-mapped fault record */                 \
+  X(pad, tml_addr_table)     /* [r] control pad of rank r, as mapped here */                      \
+  X(signals, tml_addr_table) /* [r] signal area of rank r, as mapped here */                      \
+  X(src, uint64_t)                                                                                \
+  X(dst, uint64_t)                                                                                \
+  X(aux, uint64_t)                                                                                \
+  X(seed, uint64_t)                                                                               \
+  X(count, uint64_t)                                                                              \
+  X(ld, int64_t)                                                                                  \
+  X(ld2, int64_t)                                                                                 \
+  X(row0, int32_t)                                                                                \
+  X(row_step, int32_t)                                                                            \
   X(flags, int32_t)
 
 #define TML_X(id, text) TML_PATTERN_##id,
@@ -119,6 +120,8 @@ typedef struct tml_variant {
   X(header)            \
   X(done)              \
   X(shard)             \
+  X(ready)             \
+  X(pulled)            \
   X(words)
 #define TML_X(name) int name;
 typedef struct tml_pad {

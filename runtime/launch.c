@@ -58,29 +58,42 @@ static tml_status check_gathered(const tml_plan *plan, const tml_args *args)
   return check_pointer("gathered", args->gathered, 0);
 }
 
-/* C must lie in one block of tml_alloc, where every rank has as much room. */
+/* `rows` of a symmetric matrix, "a" or "c", must lie in one block of tml_alloc, where every rank has as
+ * much room. */
+static tml_status check_block(const tml_plan *plan, const char *name, const void *from,
+                              int64_t rows, int64_t ld, int64_t columns)
+{
+  const tml_block *block = tml_comm_block(plan->comm, (uintptr_t)from);
+  if (!block)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: %s_symmetric was given, but %s = %p is not memory of tml_alloc on "
+                    "this comm",
+                    name, name, from);
+  size_t at = (uintptr_t)from - block->at[plan->comm->rank];
+  size_t bytes = (size_t)((rows - 1) * ld + columns) * TML_ELEMENT_BYTES;
+  if (bytes > block->bytes - at)
+    return tml_fail(TML_ARGUMENT,
+                    "tml_launch: %s_symmetric was given, but its rows end %zu bytes behind their "
+                    "memory of tml_alloc",
+                    name, bytes - (block->bytes - at));
+  return TML_OK;
+}
+
 static tml_status check_symmetric(const tml_plan *plan, const tml_args *args)
 {
-  if (!args->c_symmetric) return TML_OK;
-  if (plan->asked != TML_GEMM_AR)
+  const tml_problem *p = &plan->problem;
+  if (args->c_symmetric && plan->asked != TML_GEMM_AR)
     return tml_fail(
         TML_ARGUMENT,
         "tml_launch: c_symmetric was given, but only gemm_ar stores into the C of other "
         "ranks; leave it 0");
+  if (args->a_symmetric && plan->asked != TML_AG_GEMM)
+    return tml_fail(TML_ARGUMENT, "tml_launch: a_symmetric was given, but only ag_gemm reads the A "
+                                  "of other ranks; leave it 0");
   if (args->m == 0) return TML_OK;
-  const tml_block *block = tml_comm_block(plan->comm, (uintptr_t)args->c);
-  if (!block)
-    return tml_fail(TML_ARGUMENT,
-                    "tml_launch: c_symmetric was given, but c = %p is not memory of tml_alloc on "
-                    "this comm",
-                    args->c);
-  size_t at = (uintptr_t)args->c - block->at[plan->comm->rank];
-  size_t bytes = (size_t)((args->m - 1) * args->ldc + plan->problem.n) * TML_ELEMENT_BYTES;
-  if (bytes > block->bytes - at)
-    return tml_fail(TML_ARGUMENT,
-                    "tml_launch: c_symmetric was given, but C ends %zu bytes behind its memory of "
-                    "tml_alloc",
-                    bytes - (block->bytes - at));
+  if (args->c_symmetric) TRY(check_block(plan, "c", args->c, args->m, args->ldc, p->n));
+  if (args->a_symmetric)
+    TRY(check_block(plan, "a", args->a, tml_shard_rows(args->m, p->world), args->lda, p->k));
   return TML_OK;
 }
 
@@ -215,6 +228,7 @@ static tml_status ce_gate(const tml_plan *plan, const tml_call *call, CUstream s
   tml_values values;
   values.rank = s->rank;
   values.slot = s->slot;
+  values.pull = s->pull;
   values.timeout_ns = s->timeout_ns;
   values.record = s->record;
   values.pad = s->pad;
@@ -241,24 +255,47 @@ static tml_status ce_copy(const tml_plan *plan, CUdeviceptr to, CUdeviceptr from
   return CU(plan->api, cuMemcpy2DAsync, (&copy, stream));
 }
 
-/* Pushes this rank's shard to a peer: its chunks, each followed by its signal. */
-static tml_status ce_push(const tml_plan *plan, const tml_call *call, int peer)
+/* A signal: the epoch, as this rank's gate has written it. */
+static tml_status ce_signal(const tml_plan *plan, const tml_call_key *key, CUdeviceptr word)
+{
+  const tml_comm *comm = plan->comm;
+  CUdeviceptr outbox =
+      comm->pad->at[comm->rank] + 8 * (size_t)(comm->ctx->pad.outbox + (int)key->slot);
+  return CU(plan->api, cuMemcpyDtoDAsync, (word, outbox, 8, comm->copies));
+}
+
+/* Rank `from`'s shard, which lies at `a`, to rank `to`: its chunks, each followed by its signal. */
+static tml_status ce_shard(const tml_plan *plan, const tml_call *call, int from, CUdeviceptr a,
+                           int to)
 {
   const tml_comm *comm = plan->comm;
   const tml_call_key *key = &call->key;
   const tml_variant *variant = &key->choice->variant;
-  const tml_pad *pad = &comm->ctx->pad;
-  int rank = comm->rank, slot = (int)key->slot;
   size_t line = (size_t)plan->problem.k * TML_ELEMENT_BYTES;
   CUdeviceptr place =
-      tml_slot_at(key, peer) + (size_t)rank * (size_t)tml_shard_rows(key->m, comm->world) * line;
-  CUdeviceptr outbox = comm->pad->at[rank] + 8 * (size_t)(pad->outbox + slot);
-  CUdeviceptr signal = comm->pad->at[peer] + 8 * (size_t)(pad->shard + 4 * (slot * 8 + rank));
+      tml_slot_at(key, to) + (size_t)from * (size_t)tml_shard_rows(key->m, comm->world) * line;
+  CUdeviceptr signal =
+      comm->pad->at[to] + 8 * (size_t)(comm->ctx->pad.shard + 4 * ((int)key->slot * 8 + from));
   for (int c = 0; c < variant->chunks_k * variant->chunks_m; c++) {
-    tml_chunk chunk = tml_chunk_of(variant, key->m, plan->problem.k, rank, c);
+    tml_chunk chunk = tml_chunk_of(variant, key->m, plan->problem.k, from, c);
     if (chunk.rows == 0 || chunk.columns == 0) break;
-    TRY(ce_copy(plan, place, (CUdeviceptr)key->a, line, &chunk));
-    TRY(CU(plan->api, cuMemcpyDtoDAsync, (signal + 8 * (size_t)c, outbox, 8, comm->copies)));
+    TRY(ce_copy(plan, place, a, line, &chunk));
+    TRY(ce_signal(plan, key, signal + 8 * (size_t)c));
+  }
+  return TML_OK;
+}
+
+/* The peers' shards, the next rank's first, which is needed first; each peer learns when its A was read. */
+static tml_status ce_pull(const tml_plan *plan, const tml_call *call)
+{
+  const tml_comm *comm = plan->comm;
+  const tml_block *block = tml_comm_block(comm, call->key.a);
+  CUdeviceptr offset = call->key.a - block->at[comm->rank];
+  for (int i = 1; i < comm->world; i++) {
+    int peer = (comm->rank + i) % comm->world;
+    TRY(ce_shard(plan, call, peer, block->at[peer] + offset, comm->rank));
+    TRY(ce_signal(plan, &call->key,
+                  comm->pad->at[peer] + 8 * (size_t)(comm->ctx->pad.pulled + comm->rank)));
   }
   return TML_OK;
 }
@@ -267,7 +304,9 @@ static tml_status ce_push(const tml_plan *plan, const tml_call *call, int peer)
 static tml_status ce_copies(const tml_plan *plan, const tml_call *call)
 {
   int rank = plan->comm->rank, world = plan->comm->world;
-  for (int i = 1; i < world; i++) TRY(ce_push(plan, call, (rank - i + world) % world));
+  if (call->key.pull) return ce_pull(plan, call);
+  for (int i = 1; i < world; i++)
+    TRY(ce_shard(plan, call, rank, (CUdeviceptr)call->key.a, (rank - i + world) % world));
   return TML_OK;
 }
 
@@ -312,6 +351,7 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
                             .ldc = args->ldc,
                             .slot = ce ? comm->slot : 0,
                             .keep = ce && args->gathered,
+                            .pull = ce && args->a_symmetric && args->m > 0,
                             .direct = twoshot && args->c_symmetric && args->m > 0,
                             .a = (uintptr_t)args->a,
                             .b = (uintptr_t)args->b,

@@ -14,7 +14,7 @@
 /* 8-byte fields only: compared and hashed as bytes. The segment and `pad` stand for all
  * addresses of symmetric memory. */
 typedef struct tml_call_key {
-  int64_t m, lda, ldb, ldc, slot, keep, direct;
+  int64_t m, lda, ldb, ldc, slot, keep, pull, direct;
   uint64_t a, b, c, bias;
   const tml_choice *choice;
   const tml_segment *segment;
@@ -23,7 +23,7 @@ typedef struct tml_call_key {
 /* Parameters of fused kernels that are not maps; names and types as in gen.h. */
 typedef struct tml_scalars {
   uint64_t bias, fingerprint, timeout_ns, record;
-  int32_t m, n, k, rank, shard, slot, keep, direct, signal_stride;
+  int32_t m, n, k, rank, shard, slot, keep, pull, direct, signal_stride;
   tml_addr_table pad, signals;
 } tml_scalars;
 

@@ -250,6 +250,9 @@ typedef struct tml_args {
   /* gemm_ar: 1: C is memory of tml_alloc on this comm, at the same offset and with the same ldc on
    * all ranks: `twoshot` then saves a copy. */
   int c_symmetric;
+  /* ag_gemm: 1: A is memory of tml_alloc on this comm, at the same offset on all ranks, also of one without
+   * rows, with room for a whole shard: `ce` then pulls the peers' shards instead of pushing its own. */
+  int a_symmetric;
 } tml_args;
 
 /* Enqueues the call; collective in stream order. Capturable in a CUDA graph (all ranks capture the

@@ -75,7 +75,7 @@ static tml_status gemm_alone(const calls *c, int i)
 {
   const data *d = c->d;
   tml_args args = data_args(d, i);
-  args.c_symmetric = 0;
+  args.c_symmetric = args.a_symmetric = 0;
   if (d->problem.op == TML_GEMM_RS || d->problem.op == TML_GEMM_AR) args.bias = NULL;
   if (d->problem.op == TML_AG_GEMM) args.a = (const void *)(uintptr_t)d->full;
   if (d->problem.op == TML_GEMM_RS) args.c = (void *)(uintptr_t)d->full;

@@ -18,7 +18,7 @@ typedef struct attempt {
   check_result *out;
   uint64_t hash;
   CUdeviceptr gathered;  /* ag_gemm: room for the gathered A, compared with d.full */
-  CUdeviceptr symmetric; /* gemm_ar: room for C */
+  CUdeviceptr symmetric; /* gemm_ar: room for C; ag_gemm: a copy of A */
 } attempt;
 
 static tml_status vote(attempt *t, tml_status mine, const char *what)
@@ -49,17 +49,33 @@ static tml_status compare_gathered(attempt *t)
   return TML_OK;
 }
 
+static size_t shard_bytes(const attempt *t) { return (size_t)(t->d.shard * t->d.problem.k * 2); }
+
 static tml_status take_symmetric(attempt *t)
 {
-  if (t->d.problem.op != TML_GEMM_AR) return TML_OK;
-  return rig_symmetric(t->r, data_output_bytes(&t->d) + DATA_GUARD, &t->symmetric);
+  if (t->d.problem.op == TML_GEMM_AR)
+    return rig_symmetric(t->r, data_output_bytes(&t->d) + DATA_GUARD, &t->symmetric);
+  if (t->d.problem.op != TML_AG_GEMM || t->d.world == 1) return TML_OK;
+  return rig_symmetric(t->r, shard_bytes(t) + DATA_GUARD, &t->symmetric);
 }
 
-/* Every second call of an ag_gemm asks for the gathered A, every second one of a gemm_ar has its C in
- * symmetric memory. */
+/* A where the peers can read it. It is spoilt behind the call, which must not need it any more. */
+static tml_status launch_pulling(attempt *t, tml_args *args)
+{
+  size_t rows = (size_t)(t->d.rows * t->d.problem.k * 2);
+  if (rows) TRY(CU(t->r->api, cuMemcpyDtoDAsync, (t->symmetric, t->d.a, rows, t->r->stream)));
+  args->a = (const void *)(uintptr_t)t->symmetric;
+  args->a_symmetric = 1;
+  TRY(tml_launch(t->plan, args, t->r->stream));
+  return CU(t->r->api, cuMemsetD8Async, (t->symmetric, 0xff, shard_bytes(t), t->r->stream));
+}
+
+/* Every second call of an ag_gemm asks for the gathered A, the others have their A in symmetric memory; so has
+ * every second one of a gemm_ar its C. */
 static tml_status launch_poisoned(attempt *t, int call)
 {
-  t->d.symmetric = call % 2 ? t->symmetric : 0;
+  int sums = t->d.problem.op == TML_GEMM_AR;
+  t->d.symmetric = sums && call % 2 ? t->symmetric : 0;
   tml_args args = data_args(&t->d, 0);
   int gathers = t->gathered && call % 2 == 0;
   TRY(data_poison(t->r, &t->d));
@@ -68,6 +84,7 @@ static tml_status launch_poisoned(attempt *t, int call)
     TRY(CU(t->r->api, cuMemsetD8Async,
            (t->gathered, 0xff, gathered_bytes(t) + DATA_GUARD, t->r->stream)));
   }
+  if (!sums && t->symmetric && call % 2) return launch_pulling(t, &args);
   TRY(tml_launch(t->plan, &args, t->r->stream));
   return gathers ? compare_gathered(t) : TML_OK;
 }

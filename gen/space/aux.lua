@@ -6,7 +6,7 @@ local params = require "params"
 
 local kernels = {
   gate = { threads = 32, overlap = true, worlds = { 2, 3, 4, 5, 6, 7, 8 },
-    params = { "rank", "slot", "timeout_ns", "record", "pad" } },
+    params = { "rank", "slot", "pull", "timeout_ns", "record", "pad" } },
   collect = { threads = 256, worlds = { 2, 3, 4, 5, 6, 7, 8 },
     params = { "dst", "src", "aux", "count", "rank", "pad" } },
   hold = { threads = 1024, smem = 200 * 1024, worlds = { 2, 3, 4, 5, 6, 7, 8 },

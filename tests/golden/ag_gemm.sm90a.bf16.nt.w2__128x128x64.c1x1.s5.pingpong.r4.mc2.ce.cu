@@ -377,6 +377,7 @@ typedef struct {
   const u64 *pad;
   i32 slot;
   i32 keep;
+  i32 pull;
   u32 smem;   // shared memory of this block
   u32 block;  // of this block among those of its cluster that share loads
   u32 k_part; // the part of k that they compute
@@ -451,7 +452,7 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
   return 1;
 }
 // ag_gemm by copy engines: shards arrive in a slot of staging, whole or in chunks, each chunk followed by its
-// signal word.
+// signal word. Every rank pushes its own; or, where A is symmetric memory, pulls its peers' (j->pull).
 // What ce and sm share: the order of the tiles and where they go. The own shard first, read in place, then
 // the peers' in order of arrival: rank s serves s - 1 first, so r receives from r + 1 first.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + step) % 2; }
@@ -492,7 +493,7 @@ INLINE i32 gate(const job *j, const tile *t, i32 i, u32 *arrived)
 
 // Every block has read its last shard: the peers may fill this slot again. Unless the stream copies the
 // gathered A out of it behind this kernel: then that is left to the gate of the next call.
-INLINE void call_finished(const job *j, u64 epoch)
+INLINE void release_slot(const job *j, u64 epoch)
 {
   i32 r;
   if (j->keep) {
@@ -502,6 +503,17 @@ INLINE void call_finished(const job *j, u64 epoch)
   NO_UNROLL
   for (r = 0; r < 2; ++r) {
     if (r != j->rank) global_store_release_sys(j->pad[r] + 8 * (u64)(128 + j->rank), epoch);
+  }
+}
+
+INLINE void call_finished(const job *j, u64 epoch)
+{
+  i32 r;
+  release_slot(j, epoch);
+  NO_UNROLL
+  for (r = 0; r < 2 && j->pull; ++r) { // the caller has its A back when every peer has pulled it
+    u64 word = j->pad[j->rank] + 8 * (u64)(216 + r);
+    if (r != j->rank && !wait_for(j, word, epoch, FAULT_SLOT_TIMEOUT, r, j->slot)) return;
   }
 }
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
@@ -897,7 +909,8 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_mc2_
     u64 record,
     const GRID_CONSTANT addr_table pad,
     i32 slot,
-    i32 keep)
+    i32 keep,
+    i32 pull)
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
@@ -916,6 +929,7 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_mc2_
   j.pad = pad.at;
   j.slot = slot;
   j.keep = keep;
+  j.pull = pull;
   j.smem = smem_base();
   j.block = 0;
   j.k_part = 0;

@@ -2,7 +2,8 @@
 //
 // The gate before copy engines: one warp waits until every peer has finished reading the copy slot that
 // this call fills (normally it has), then writes the outbox word that the copies carry as their signal.
-// After an abort the outbox holds 0, which no receiver waits for.
+// After an abort the outbox holds 0, which no receiver waits for. Before copies that pull it also tells the peers
+// that this rank's A is ready, and waits for theirs.
 // Primitives of sm_90a: the only place with PTX, and the only way to touch memory.
 //
 // Shared memory is addressed by 32-bit shared-window addresses, global memory by 64-bit addresses.
@@ -311,6 +312,7 @@ INLINE float math_cos(float x) { return __cosf(x); }
 typedef struct {
   i32 rank;
   i32 slot;
+  i32 pull;
   u64 timeout_ns;
   u64 record;
   const u64 *pad;
@@ -378,6 +380,7 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
 KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
     i32 rank,
     i32 slot,
+    i32 pull,
     u64 timeout_ns,
     u64 record,
     const GRID_CONSTANT addr_table pad)
@@ -388,6 +391,7 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
   job j;
   j.rank = rank;
   j.slot = slot;
+  j.pull = pull;
   j.timeout_ns = timeout_ns;
   j.record = record;
   j.pad = pad.at;
@@ -405,7 +409,12 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
     // Calls whose slot was copied out of behind their kernel have left this to the gate: all that earlier calls
     // read is read (grid_wait_previous). Before the wait: ranks whose gates wait for each other go on.
     if (left != 0) global_store_release_sys(pad.at[lane] + 8 * (u64)(128 + rank), epoch - 1);
+    // Pulling: all that made this rank's A is behind us in the stream.
+    if (pull) global_store_release_sys(pad.at[lane] + 8 * (u64)(208 + rank), epoch);
     alive = wait_for(&j, own + 8 * (u64)(128 + lane), last, FAULT_SLOT_TIMEOUT, lane, slot);
+    if (alive && pull) {
+      alive = wait_for(&j, own + 8 * (u64)(208 + lane), epoch, FAULT_HEADER_TIMEOUT, lane, slot);
+    }
   }
   alive = warp_all(alive);
   // The copies behind this kernel go all the same: a peer whose slot they spoil must know before they do.

@@ -4,7 +4,7 @@ local M = {}
 local isa
 function M.set_isa(name) isa = name end
 function M.pad() return { epoch=0, ticket=16, claim=32, abort=48, slot_last=64, outbox=80,
-  header=96, done=128, shard=144, words=256 } end
+  header=96, done=128, shard=144, ready=208, pulled=216, words=256 } end
 local function v(name) return { name = name, symbol = "s", arch = "sm_90a", kind = "fused",
   op = "ag_gemm", dtype = "fp16", layout = "nt", world = 2, pattern = "ce", tile_m = 128,
   tile_n = 256, tile_k = 64, cluster_m = 2, cluster_n = 1, stages = 4, box_a = 64, box_b = 128,
