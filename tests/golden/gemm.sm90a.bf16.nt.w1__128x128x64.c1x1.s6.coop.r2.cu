@@ -559,7 +559,6 @@ INLINE void store(job *j)
   }
   tma_store_wait(0);
 }
-
 // One lane of the warpgroup (one per block that shares loads) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
 {

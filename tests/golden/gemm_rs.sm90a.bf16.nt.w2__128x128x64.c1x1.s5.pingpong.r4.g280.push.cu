@@ -774,7 +774,6 @@ INLINE void store(job *j)
   }
   tma_store_wait(0);
 }
-
 // The buffers of one tile: tiles that add get peers' partials, copied tiles the finished values, others come
 // empty.
 INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
@@ -828,7 +827,6 @@ INLINE void load(job *j)
     turn ^= 1;
   }
 }
-
 // One lane of the warpgroup (one per block that shares loads) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
 {
