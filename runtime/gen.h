@@ -159,6 +159,8 @@ typedef struct tml_filter {
 } tml_filter;
 typedef int (*tml_variant_fn)(void *user, const tml_variant *variant, const char *reason);
 tml_status tml_gen_each(tml_gen *gen, const tml_filter *filter, tml_variant_fn fn, void *user);
+/* 1 if the whole text matches; only * and ? stand for others. */
+int tml_gen_glob(const char *glob, const char *text);
 
 /* ARGUMENT if the name is not in the space, UNSUPPORTED with the reason if it is illegal. */
 tml_status tml_gen_variant(tml_gen *gen, const char *name, tml_variant *out);

@@ -10,10 +10,9 @@ typedef struct each_call {
   void *user;
 } each_call;
 
-/* Only * and ?. Iterative: the last star is the only place to come back to. */
-static int glob_match(const char *glob, const char *text)
+int tml_gen_glob(const char *glob, const char *text)
 {
-  const char *star = NULL, *resume = NULL;
+  const char *star = NULL, *resume = NULL; /* the last star is the only place to come back to */
   while (*text) {
     if (*glob == '*') {
       star = glob++;
@@ -39,7 +38,7 @@ static int visit(lua_State *lua)
   tml_variant variant;
   lua_settop(lua, 2);
   lua_getfield(lua, 1, "name");
-  if (glob && *glob && !glob_match(glob, luaL_checkstring(lua, -1))) return 0;
+  if (glob && *glob && !tml_gen_glob(glob, luaL_checkstring(lua, -1))) return 0;
   gen_read_variant(lua, 1, &variant);
   lua_pushboolean(
       lua, call->fn(call->user, &variant, lua_isnil(lua, 2) ? NULL : luaL_checkstring(lua, 2)));

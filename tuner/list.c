@@ -61,7 +61,7 @@ static void add_point(lister *l, const space_point *p)
 static int add_row(void *user, const tml_bank_row *row, const char *bad)
 {
   lister *l = user;
-  if (l->glob && !space_glob(l->glob, row->name)) return 0;
+  if (l->glob && !tml_gen_glob(l->glob, row->name)) return 0;
   table_text(l->rows, row->name);
   table_real(l->rows, *row->refused ? NAN : row->registers);
   table_real(l->rows, row->spill_bytes);

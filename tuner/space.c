@@ -59,23 +59,3 @@ void space_free(space *s)
   free(s->at);
   *s = (space){0};
 }
-
-int space_glob(const char *glob, const char *text)
-{
-  const char *star = NULL, *resume = NULL; /* the last star is the only place to come back to */
-  while (*text) {
-    if (*glob == '*') {
-      star = glob++;
-      resume = text;
-    } else if (*glob == '?' || *glob == *text) {
-      glob++, text++;
-    } else if (star) {
-      glob = star + 1;
-      text = ++resume;
-    } else {
-      return 0;
-    }
-  }
-  while (*glob == '*') glob++;
-  return !*glob;
-}

@@ -21,6 +21,5 @@ tml_status space_collect(tml_gen *gen, const tml_filter *filter, space *out);
 tml_status space_of_problem(tml_gen *gen, const tml_problem *problem, const char *arch,
                             const char *glob, int refused, space *out);
 void space_free(space *s);
-int space_glob(const char *glob, const char *text); /* only * and ? */
 
 #endif

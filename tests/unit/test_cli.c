@@ -189,11 +189,11 @@ static void tables(void **state)
 static void globs(void **state)
 {
   (void)state;
-  assert_true(space_glob("*", ""));
-  assert_true(space_glob("a*c?", "abbccd"));
-  assert_false(space_glob("a*c?", "abc"));
-  assert_true(space_glob("*a*a*b", "xxaaayaab"));
-  assert_false(space_glob("", "x"));
+  assert_true(tml_gen_glob("*", ""));
+  assert_true(tml_gen_glob("a*c?", "abbccd"));
+  assert_false(tml_gen_glob("a*c?", "abc"));
+  assert_true(tml_gen_glob("*a*a*b", "xxaaayaab"));
+  assert_false(tml_gen_glob("", "x"));
 }
 
 int main(void)
