@@ -36,7 +36,7 @@ typedef struct rank {
   CUstream stream;
   tml_plan *plan[BED_STEPS];
   CUdeviceptr a[BED_CALLS * BED_STEPS], b[BED_CALLS * BED_STEPS], bias[BED_CALLS * BED_STEPS],
-      out[BED_CALLS * BED_STEPS], gathered[BED_CALLS * BED_STEPS];
+      out[BED_CALLS * BED_STEPS], gathered[BED_CALLS * BED_STEPS], shared[BED_CALLS * BED_STEPS];
 } rank;
 
 static int64_t a_rows(const tml_problem *p, int r)
@@ -94,6 +94,34 @@ static int symmetric(const bed *b, const item *it)
   return b->c->symmetric && it->step->problem.op == TML_GEMM_AR;
 }
 
+/* A of ag_gemm is copied to where its peers can read it, and spoilt behind the call. */
+static int pulls(const bed *b, const item *it)
+{
+  return b->c->symmetric && it->step->problem.op == TML_AG_GEMM;
+}
+
+static size_t shard_bytes(const tml_problem *p)
+{
+  return (size_t)((p->m + p->world - 1) / p->world * p->k) * 2;
+}
+
+static tml_status share_a(const rank *k, int i, tml_args *args)
+{
+  const tml_problem *p = &k->bed->item[i].step->problem;
+  size_t bytes = (size_t)(a_rows(p, k->rank) * p->k) * 2;
+  args->a = (const void *)(uintptr_t)k->shared[i];
+  args->a_symmetric = 1;
+  if (bytes == 0) return TML_OK;
+  return CU(k->bed->api, cuMemcpyDtoDAsync, (k->shared[i], k->a[i], bytes, k->stream));
+}
+
+static tml_status spoil_a(const rank *k, int i)
+{
+  size_t bytes = shard_bytes(&k->bed->item[i].step->problem);
+  if (bytes == 0) return TML_OK;
+  return CU(k->bed->api, cuMemsetD8Async, (k->shared[i], 0xff, bytes, k->stream));
+}
+
 static tml_status make_item(rank *k, int i)
 {
   const item *it = &k->bed->item[i];
@@ -104,6 +132,7 @@ static tml_status make_item(rank *k, int i)
   TRY(upload(k, &k->b[i], p->dtype, seed_of(it, 1, k->rank), p->n * p->k));
   if (p->bias) TRY(upload(k, &k->bias[i], p->dtype, seed_of(it, 2, bias_rank), p->n));
   if (gathers(k->bed, it)) TRY(take_output(k, &k->gathered[i], gathered_bytes(p)));
+  if (pulls(k->bed, it)) TRY(take_symmetric(k, &k->shared[i], shard_bytes(p)));
   return symmetric(k->bed, it) ? take_symmetric(k, &k->out[i], bytes)
                                : take_output(k, &k->out[i], bytes);
 }
@@ -189,7 +218,9 @@ static tml_status launch_all(rank *k)
     args.c = (void *)(uintptr_t)k->out[i];
     args.gathered = (void *)(uintptr_t)k->gathered[i];
     args.c_symmetric = symmetric(k->bed, it);
+    if (pulls(k->bed, it)) TRY(share_a(k, i, &args));
     TRY(tml_launch(k->plan[it->step - k->bed->c->step], &args, k->stream));
+    if (pulls(k->bed, it)) TRY(spoil_a(k, i));
   }
   return TML_OK;
 }

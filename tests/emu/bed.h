@@ -20,8 +20,8 @@ typedef struct bed_case {
   int world, count; /* steps of a call */
   bed_step step[BED_STEPS];
   int calls; /* the steps, so often in a row without waiting, each with inputs of its own: 1 .. 4 */
-  int replays;       /* > 0: captured, and replayed so often */
-  int symmetric;     /* C of calls of gemm_ar is symmetric memory, and they say so */
+  int replays; /* > 0: captured, and replayed so often */
+  int symmetric; /* calls of gemm_ar have their C, of ag_gemm their A in symmetric memory and say so */
   int gathered;      /* calls of ag_gemm give the gathered A too, and it is judged */
   double timeout_us; /* 0: 2 s */
   tml_emu_config machine;

@@ -45,6 +45,10 @@ static const shape AG_GRAPH = {
 static const shape AG_GATHERED = {
     "ag_gemm:bf16:nt:w3:37x136x520", "*__128x128x64.c1x1.s?.coop.*", 1, 6, 0, 0, 1, 0};
 
+/* A late rank, whose A is read late and written late. */
+static const shape AG_PULLING = {
+    "ag_gemm:bf16:nt:w2:137x136x136", "*__128x128x64.c1x1.s?.coop.*", 2, 0, 1, 0, 0, 1};
+
 /* Chunks along k. Movers beside the blocks that wait for them: three chunks; a late peer; and movers
  * with more than one chunk. */
 static const shape AG_CHUNKS = {
@@ -252,6 +256,16 @@ static const mutant mutants[] = {
      "__gate",
      {{"if (left != 0) global_store_release_sys(pad.at[lane] +",
        "if (0) global_store_release_sys(pad.at[lane] +"}},
+     0},
+    {"A given back before the peers have pulled it",
+     &AG_PULLING,
+     "ag_gemm",
+     {{" && j->pull; ++r)", " && 0; ++r)"}},
+     0},
+    {"a peer's A pulled before it is ready",
+     &AG_PULLING,
+     "__gate",
+     {{"if (alive && pull) {", "if (0) {"}},
      0},
     {"sums of a split tile read before they came",
      &SPLIT,

@@ -304,6 +304,25 @@ static void symmetric(void **state)
     }
 }
 
+/* Copy engines pull: ragged and empty shards, chunks, late peers, the gathered A, one slot twice in a row. */
+static void pulling(void **state)
+{
+  static const char *const problems[] = {
+      "ag_gemm:bf16:nt:w2:41x136x72:bias", "ag_gemm:fp16:nt:w3:137x72x264",
+      "ag_gemm:bf16:nt:w4:9x72x72", "ag_gemm:bf16:nt:w8:5x72x72", "ag_gemm:bf16:nt:w2:0x72x72"};
+  static const char *const variants[] = {"*__128x128x64.c1x1.s?.coop.*kc2.ce", "*pingpong*.ce"};
+  (void)state;
+  for (int i = 0; i < 5; i++)
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+      bed_case c = bed_of(problems[i], variants[seed % 2], seed % 2 ? 3 : 1, seed);
+      c.symmetric = 1;
+      c.gathered = seed % 2;
+      c.replays = seed % 3 == 0 ? 3 : 0;
+      if (seed % 2) c.spoil = peers_are_late;
+      good(&c);
+    }
+}
+
 /* Round the ring: ragged and empty shards, bias, both types, late peers, parities by turns. */
 static void rings(void **state)
 {
@@ -425,6 +444,7 @@ int main(void)
       cmocka_unit_test(mixed_graphs),
       cmocka_unit_test(gathered),
       cmocka_unit_test(symmetric),
+      cmocka_unit_test(pulling),
       cmocka_unit_test(rings),
       cmocka_unit_test(split_tiles),
       cmocka_unit_test(few_are_resident),
