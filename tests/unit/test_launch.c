@@ -99,6 +99,40 @@ static void ce_rank(test_bed *rig)
   tml_plan_destroy(plan);
 }
 
+/* Shards of 3, 3 and 1 rows out of the peers' A into this rank's slot, each followed by the signal here and
+ * by the word that tells its owner. */
+static void pull_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "ag_gemm:bf16:nt:w3:1000x72x40", ce3.name);
+  const tml_comm *comm = rig->comm;
+  const tml_pad *pad = &rig->ctx->pad;
+  const fake_op *op[16];
+  void *block;
+  tml_args args = rig_args(rig, 7, 0);
+  args.a_symmetric = 1;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "not memory of tml_alloc"));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 3 * 80, &block));
+  args.a = block;
+  FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  int count = rig_after_gate(rig, 0, op, 16), at = 0;
+  while (at < count && op[at]->kind != FAKE_COPY) at++;
+  for (int i = 1; i < 3; i++) {
+    int peer = (rig->rank + i) % 3;
+    CUdeviceptr outbox = comm->pad->at[rig->rank] + 8 * (size_t)pad->outbox;
+    CUdeviceptr slot = comm->segment->block->at[rig->rank] + comm->segment->slots_at;
+    if (!FAKE_CHECK(at + 3 <= count)) break;
+    FAKE_CHECK(op[at]->src == comm->blocks->at[peer] &&
+               op[at]->dst == slot + (size_t)peer * 3 * 80 &&
+               op[at]->bytes == (peer == 2 ? 80 : 3 * 80));
+    FAKE_CHECK(op[at + 1]->src == outbox && op[at + 1]->bytes == 8 &&
+               op[at + 1]->dst == comm->pad->at[rig->rank] + 8 * (size_t)(pad->shard + 4 * peer));
+    FAKE_CHECK(op[at + 2]->src == outbox && op[at + 2]->bytes == 8 &&
+               op[at + 2]->dst == comm->pad->at[peer] + 8 * (size_t)(pad->pulled + rig->rank));
+    at += 3;
+  }
+  tml_plan_destroy(plan);
+}
+
 /* The same under capture; a replay runs it all again. */
 static void capture_rank(test_bed *rig)
 {
@@ -207,6 +241,7 @@ static void test_ce(void **state)
   (void)state;
   rig_run_ranks(3, NULL, NULL, ce_rank);
   rig_run_ranks(3, NULL, NULL, capture_rank);
+  rig_run_ranks(3, NULL, NULL, pull_rank);
 }
 
 /* ---- One kernel ---- */
@@ -473,7 +508,7 @@ static void refuse_symmetric(test_bed *rig)
   args.c = (char *)block + bytes - 100 * 72 * 2;
   FAKE_CHECK_OK(tml_launch(plan, &args, NULL)); /* to the last byte */
   args.c = (char *)args.c + 16;
-  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "ends 16 bytes behind"));
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "end 16 bytes behind"));
   args.m = 0;
   args.c = NULL;
   FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
