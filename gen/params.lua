@@ -11,7 +11,8 @@ M.types = {
   bias = "u64", record = "u64", timeout_ns = "u64", fingerprint = "u64",
   src = "u64", dst = "u64", aux = "u64", seed = "u64", count = "u64",
   ld = "i64", ld2 = "i64",
-  m = "i32", n = "i32", k = "i32", rank = "i32", shard = "i32", slot = "i32", keep = "i32", pull = "i32", direct = "i32",
+  m = "i32", n = "i32", k = "i32", rank = "i32", shard = "i32", slot = "i32",
+  keep = "i32", pull = "i32", direct = "i32",
   signal_stride = "i32",
   row0 = "i32", row_step = "i32", flags = "i32",
 }
