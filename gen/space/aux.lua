@@ -1,7 +1,6 @@
 -- Kernels that serve the others: the gate before copy engines, the gathered A of movers, the bias of
--- unfused variants; for
--- checks the inputs, the reference, and a grid that holds the GPU while copies must progress; for
--- the benchmark, stores that fill the links.
+-- unfused variants; for checks the inputs, the reference, and a grid that holds the GPU while copies
+-- must progress; for the benchmark, stores that fill the links.
 local params = require "params"
 
 local kernels = {

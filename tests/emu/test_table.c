@@ -304,6 +304,22 @@ static void symmetric(void **state)
     }
 }
 
+/* One k-tile: nothing in the main loop holds back a warp that passes the turn on before its sisters have seen
+ * it. Several tiles for every block. */
+static void short_turns(void **state)
+{
+  static const char *const cases[][2] = {
+      {"gemm:bf16:nt:w1:700x648x24", "*__128x128x64.c1x1.s5.pingpong.r4"},
+      {"gemm_rs:bf16:nt:w3:130x648x24", "*__128x128x64.c2x1.*.pingpong.r4.push"},
+      {"ag_gemm:bf16:nt:w3:130x648x24", "*__128x128x64.c1x1.s5.pingpong.r4.kc2.ce"}};
+  (void)state;
+  for (int i = 0; i < 3; i++)
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+      bed_case c = bed_of(cases[i][0], cases[i][1], 1, seed);
+      good(&c);
+    }
+}
+
 /* Copy engines pull: ragged and empty shards, chunks, late peers, the gathered A, one slot twice in a row. */
 static void pulling(void **state)
 {
@@ -444,6 +460,7 @@ int main(void)
       cmocka_unit_test(mixed_graphs),
       cmocka_unit_test(gathered),
       cmocka_unit_test(symmetric),
+      cmocka_unit_test(short_turns),
       cmocka_unit_test(pulling),
       cmocka_unit_test(rings),
       cmocka_unit_test(split_tiles),

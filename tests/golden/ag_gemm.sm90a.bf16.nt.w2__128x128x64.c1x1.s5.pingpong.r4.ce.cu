@@ -60,6 +60,11 @@ INLINE void cluster_meet(void)
 {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// The same, and what each thread did before it has happened: arrivals at barriers of other blocks too.
+INLINE void cluster_sync(void)
+{
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
 
@@ -836,7 +841,7 @@ INLINE void await_turn(const job *j, u32 group, u32 count)
 }
 INLINE void pass_turn(const job *j, u32 group, u32 thread)
 {
-  if (thread == 0) mbar_arrive(j->smem + 229648 + 8 * (group ^ 1));
+  if ((thread & 31) == 0) mbar_arrive(j->smem + 229648 + 8 * (group ^ 1));
 }
 
 INLINE void consume(const job *j, u32 group, u32 thread)
@@ -879,8 +884,8 @@ INLINE void init_barriers(const job *j)
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
-  mbar_init(j->smem + 229648, 1);
-  mbar_init(j->smem + 229656, 1);
+  mbar_init(j->smem + 229648, 4); // warps: each has seen its own turn before it passes the next on
+  mbar_init(j->smem + 229656, 4);
   smem_store_relaxed_u32(j->smem + 229664, 0);
   mbar_init_fence();
 }

@@ -50,6 +50,11 @@ INLINE void cluster_meet(void)
 {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// The same, and what each thread did before it has happened: arrivals at barriers of other blocks too.
+INLINE void cluster_sync(void)
+{
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
 
@@ -400,15 +405,18 @@ KERNEL_FLAT(32) tml_aux_sm90a_bf16_nt_w2__gate(
   last = global_load_relaxed_sys(own + 8 * (u64)(64 + slot));
   left = global_load_relaxed_sys(own + 8 * (u64)(128 + rank));
   aborted = global_load_relaxed_sys(own + 384);
+  // Calls whose slot was copied out of behind their kernel have left this to the gate: all that earlier calls
+  // read is read (grid_wait_previous). Before the kernel behind this one starts, which tells the same words more;
+  // and before the wait: ranks whose gates wait for each other go on.
+  if (left != 0 && aborted == 0 && lane < 2 && lane != rank) {
+    global_store_release_sys(pad.at[lane] + 8 * (u64)(128 + rank), epoch - 1);
+  }
   // Only now, with the epoch in a register: the kernel behind this one moves it on when it ends.
   if (warp_all(epoch != 0)) grid_start_next();
   if (aborted != 0) {
     alive = 0;
     if (lane == 0) global_store_relaxed_sys(record + 56, aborted);
   } else if (lane < 2 && lane != rank) {
-    // Calls whose slot was copied out of behind their kernel have left this to the gate: all that earlier calls
-    // read is read (grid_wait_previous). Before the wait: ranks whose gates wait for each other go on.
-    if (left != 0) global_store_release_sys(pad.at[lane] + 8 * (u64)(128 + rank), epoch - 1);
     // Pulling: all that made this rank's A is behind us in the stream.
     if (pull) global_store_release_sys(pad.at[lane] + 8 * (u64)(208 + rank), epoch);
     alive = wait_for(&j, own + 8 * (u64)(128 + lane), last, FAULT_SLOT_TIMEOUT, lane, slot);

@@ -62,6 +62,11 @@ INLINE void cluster_meet(void)
 {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// The same, and what each thread did before it has happened: arrivals at barriers of other blocks too.
+INLINE void cluster_sync(void)
+{
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
 
@@ -794,6 +799,7 @@ KERNEL(384, 4) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_k4_s5_coop_r2(
   j.epoch = 0;
   if (thread == 0) init_barriers(&j);
   cluster_meet(); // the other block's barriers exist from here on
+  block_sync();
   grid_start_next();
   grid_wait_previous();
 
@@ -807,5 +813,5 @@ KERNEL(384, 4) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_k4_s5_coop_r2(
   }
 
   warp_sync();
-  cluster_meet(); // no block leaves while another may still arrive at its barriers
+  cluster_sync(); // no block leaves while another may still arrive at its barriers
 }

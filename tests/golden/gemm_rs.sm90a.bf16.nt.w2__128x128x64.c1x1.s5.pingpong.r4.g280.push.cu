@@ -60,6 +60,11 @@ INLINE void cluster_meet(void)
 {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+// The same, and what each thread did before it has happened: arrivals at barriers of other blocks too.
+INLINE void cluster_sync(void)
+{
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
 
@@ -455,9 +460,9 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
 // gemm_rs by epilogue push: tiles that others own go straight into the owner's staging, each followed by
 // its signal; own tiles add the partials, in fp32 and in rank order. In the order of tiles an own tile comes
 // after the sends of its like on every rank, so nothing waits in a circle, if all blocks are resident
-// (cooperative launch). With fixed roles a whole round is one tile per cluster, so that a block goes on with the
-// kind of tile that it began with: some feed the link all the time, and the others' loads never wait behind
-// stores to it. Else all blocks send in one round and add in the next.
+// (cooperative launch). With fixed roles a whole round is one tile per cluster (a few less if the world does not
+// divide them), so that most blocks go on with the kind of tile that they began with: some feed the link all the
+// time, and the others' loads never wait behind stores to it. Else all blocks send in one round and add in the next.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + 1 + step) % 2; }
 INLINE i32 step_kind(i32 step) { return step < 1 ? TILE_SEND : TILE_OWN; }
 // Own tiles follow one round behind the partials that they need: sends and sums share the call evenly.
@@ -971,7 +976,7 @@ INLINE void await_turn(const job *j, u32 group, u32 count)
 }
 INLINE void pass_turn(const job *j, u32 group, u32 thread)
 {
-  if (thread == 0) mbar_arrive(j->smem + 229648 + 8 * (group ^ 1));
+  if ((thread & 31) == 0) mbar_arrive(j->smem + 229648 + 8 * (group ^ 1));
 }
 
 INLINE void consume(const job *j, u32 group, u32 thread)
@@ -1018,8 +1023,8 @@ INLINE void init_barriers(const job *j)
     mbar_init(out_empty(j, i), 1);
     mbar_init(out_ready(j, i), 1);
   }
-  mbar_init(j->smem + 229648, 1);
-  mbar_init(j->smem + 229656, 1);
+  mbar_init(j->smem + 229648, 4); // warps: each has seen its own turn before it passes the next on
+  mbar_init(j->smem + 229656, 4);
   smem_store_relaxed_u32(j->smem + 229664, 0);
   mbar_init_fence();
 }
