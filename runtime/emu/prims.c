@@ -21,15 +21,6 @@ static void regs_change(emu_site *site, u32 count)
   }
 }
 
-static void prefetch_map(emu_site *site, const void *map)
-{
-  emu_tensor tensor;
-  emu_enter(site);
-  if (!map || !emu_tensor_decode(map, &tensor)) {
-    emu_hazard_here(EMU_MISUSE, (u64)(size_t)map, "this is no tensor map");
-  }
-}
-
 static u64 clock_ns(emu_site *site) { return emu_enter(site)->cta->m->now; }
 
 /* Who polls a word that has not changed is woken by its change, not by the clock. */
@@ -71,7 +62,6 @@ static const emu_primitives table = {
     .mbar_wait_cluster = emu_mbar_wait_cluster,
     .fence_async_smem = emu_fence_async_smem,
     .fence_async_global = emu_fence_async_global,
-    .tma_prefetch_map = prefetch_map,
     .tma_load = emu_tma_issue,
     .tma_store = emu_tma_store_issue,
     .tma_store_commit = emu_tma_store_commit,

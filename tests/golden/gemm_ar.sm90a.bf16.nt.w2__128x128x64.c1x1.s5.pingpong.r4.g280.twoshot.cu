@@ -143,10 +143,6 @@ INLINE void mbar_arrive(u32 bar)
 {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-INLINE void mbar_arrive_many(u32 bar, u32 count)
-{
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(count) : "memory");
-}
 // One arrival that also announces `bytes` of asynchronous copies.
 INLINE void mbar_arrive_expect(u32 bar, u32 bytes)
 {
