@@ -481,15 +481,16 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
   (void)quiet;
   tma_store_2d(j->map_c + t->shard, buffer, x, y);
 }
+// Signal words, two for each number: one for each parity of the epoch. Word `number` in row `row` of the signal
+// area of a rank. Rows 0 .. W-1: by the source, what it sends, be it chunks of A (row block * chunks along k +
+// chunk) or partial tiles (ring: by shard); rows W .. 2W-1: finished tiles by owner.
+INLINE u64 signal_word(const job *j, i32 at_rank, i32 row, i32 number)
+{
+  return j->signals[at_rank] + 16 * ((u64)row * (u64)j->signal_stride + (u64)number) + 8 * (j->epoch & 1);
+}
 
 // Half of staging that has the tile's rows of A; the own shard's map has but one.
 INLINE i32 operand_half(const job *j, const tile *t) { return t->shard == j->rank ? 0 : (i32)(j->epoch & 1); }
-
-// Word of a chunk (row block * chunks along k + chunk) that rank src sends to rank `at_rank`.
-INLINE u64 chunk_word(const job *j, i32 at_rank, i32 src, i32 number)
-{
-  return j->signals[at_rank] + 16 * ((u64)src * (u64)j->signal_stride + (u64)number) + 8 * (j->epoch & 1);
-}
 
 // Producer, before k-tile i of an awaited tile: waits for the chunk that has it. Returns how many k-tiles of
 // this tile are then there; the next chunk is looked at as well, so that of a shard that has come two chunks
@@ -497,7 +498,7 @@ INLINE u64 chunk_word(const job *j, i32 at_rank, i32 src, i32 number)
 INLINE i32 gate(const job *j, const tile *t, i32 i, u32 *arrived)
 {
   i32 chunks = div_up(j->k, 512), chunk = i / 8;
-  u64 word = chunk_word(j, j->rank, t->shard, t->tm * chunks + chunk), next = 0;
+  u64 word = signal_word(j, j->rank, t->shard, t->tm * chunks + chunk), next = 0;
   if (*arrived != 0) return chunks * 8;
   if (!wait_for(j, word, j->epoch, FAULT_SHARD_TIMEOUT, t->shard, t->shard)) {
     *arrived = 1;
@@ -707,11 +708,11 @@ INLINE void move_shard(job *j)
     store_step(j, &c, n);
     if (n > 4 && n % 4 == 1) {
       tma_store_wait(2);
-      global_store_release_sys(chunk_word(j, sent.peer, j->rank, sent.number), j->epoch);
+      global_store_release_sys(signal_word(j, sent.peer, j->rank, sent.number), j->epoch);
     }
   }
   tma_store_wait(0);
-  global_store_release_sys(chunk_word(j, c.peer, j->rank, c.number), j->epoch);
+  global_store_release_sys(signal_word(j, c.peer, j->rank, c.number), j->epoch);
 }
 
 // Barriers of the output buffer that consumer warpgroup `group` uses at `position`, and the parity that

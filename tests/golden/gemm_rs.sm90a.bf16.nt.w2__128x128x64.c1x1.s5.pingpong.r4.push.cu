@@ -464,16 +464,17 @@ INLINE i32 step_kind(i32 step) { return step < 1 ? TILE_SEND : TILE_OWN; }
 // Own tiles follow one round behind the partials that they need: sends and sums share the call evenly.
 INLINE i32 step_delay(i32 step, i32 chunks) { return (void)chunks, step == 1; }
 
-// Partial tiles in staging, and their signal words.
-INLINE const tensor_map *operand_map(const job *j, const tile *t) { return (void)t, j->map_a; }
-INLINE i32 operand_row(const job *j, const tile *t) { return t->tm * 128 + t->shard * j->shard; }
-
-// Word of tile `number` in row `row` of the signal area of a rank: rows 0 .. W-1 partials by source (ring: by
-// shard), rows W .. 2W-1 finished tiles by owner.
+// Partial tiles in staging, as push, ring and twoshot send them.
+// Signal words, two for each number: one for each parity of the epoch. Word `number` in row `row` of the signal
+// area of a rank. Rows 0 .. W-1: by the source, what it sends, be it chunks of A (row block * chunks along k +
+// chunk) or partial tiles (ring: by shard); rows W .. 2W-1: finished tiles by owner.
 INLINE u64 signal_word(const job *j, i32 at_rank, i32 row, i32 number)
 {
   return j->signals[at_rank] + 16 * ((u64)row * (u64)j->signal_stride + (u64)number) + 8 * (j->epoch & 1);
 }
+
+INLINE const tensor_map *operand_map(const job *j, const tile *t) { return (void)t, j->map_a; }
+INLINE i32 operand_row(const job *j, const tile *t) { return t->tm * 128 + t->shard * j->shard; }
 
 INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
 // What push and twoshot share: the owner of a tile adds the partials of all ranks, in rank order.
