@@ -19,8 +19,8 @@ local function product(v) return table.concat(v, "x") end
 
 -- Axes in the order of the name; `print` gives the name's part.
 M.axes = {
-  { "tile", { { 128, 128, 64 }, { 128, 160, 64 }, { 128, 192, 64 }, { 128, 256, 64 },
-      { 256, 128, 64 }, { 256, 160, 64 }, { 256, 192, 64 }, { 64, 256, 64 } }, print = product },
+  { "tile", { { 128, 96, 64 }, { 128, 128, 64 }, { 128, 160, 64 }, { 128, 192, 64 }, { 128, 224, 64 },
+      { 128, 256, 64 }, { 256, 128, 64 }, { 256, 160, 64 }, { 256, 192, 64 }, { 64, 256, 64 } }, print = product },
   { "cluster", { { 1, 1 }, { 2, 1 }, { 1, 2 } }, print = function(v) return "c" .. product(v) end },
   -- Parts of k, each computed by a block of its own; the cluster adds them up through its shared
   -- memory. For GEMMs with too few tiles for all SMs.
@@ -29,7 +29,7 @@ M.axes = {
   { "schedule", { "coop", "pingpong" } },
   -- Output buffers of each consumer warpgroup. A whole tile's worth lets the warpgroup go on at
   -- once while slow stores (to a peer) drain; two leave room for another stage.
-  { "ring", { 2, 3, 4, 5, 10 }, print = function(v) return "r" .. v end },
+  { "ring", { 2, 3, 4, 5, 6, 7, 10 }, print = function(v) return "r" .. v end },
   -- Rate at which a rank sends while it computes, GB/s; 0: as fast as tiles come. Stores that wait
   -- for the link hold up the loads of their SM; an even stream below its rate does not.
   { "pace", { 0, 280, 340 }, of = { push = true, ring = true, twoshot = true },
