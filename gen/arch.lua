@@ -13,7 +13,7 @@ M.list = {
     l2_rate = 54,          -- bytes from L2 into shared memory, all SMs active, shared loads in each block
     dsmem_rate = 32,       -- bytes from other blocks of the cluster
     dram = 4.0e12,         -- bytes per second
-    mover = 2.0e10,        -- bytes per second of a block that carries data to peers
+    mover = 2.8e10,        -- bytes per second of a block that carries data to peers
     link = { nvlink = 3.5e11, pcie = 2.5e10 } }, -- bytes per second, one way
 }
 

@@ -49,8 +49,8 @@ local function gathered_us(v, p, facts, w)
   if v.comm == "sm" then
     local rate = math.min(w.link, v.movers * facts.mover)
     local part = math.min(1, v.derived.move_k / p.k)
-    local all = 12 + bytes / rate * 1e6
-    return 12 + bytes / rate * 1e6 * part, all + cdiv(tiles, w.clusters) * w.tile_us * part
+    local all = 9 + bytes / rate * 1e6
+    return 7 + bytes / rate * 1e6 * part, all + cdiv(tiles, w.clusters) * w.tile_us * part
   end
   local chunks_k, chunks_m = v.chunk[1], v.chunk[2]
   local copies = 2 * chunks_k * chunks_m * peers -- microseconds of starting them

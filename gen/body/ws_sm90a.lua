@@ -43,7 +43,7 @@ M.axes = {
       return v[1] > 1 and "kc" .. v[1] or v[2] > 1 and "mc" .. v[2] or ""
     end },
   -- Blocks that carry this rank's shard to the peers and compute nothing.
-  { "movers", { 0, 8, 16, 32 }, of = { sm = true },
+  { "movers", { 0, 4, 8, 16, 32 }, of = { sm = true },
     print = function(v) return v > 0 and "x" .. v or "" end },
 }
 
@@ -114,10 +114,8 @@ local function smem_bytes(v, stages, ring)
     + 8 * barrier_count(v, stages, ring) + 16
 end
 
--- A mover's step is what a stage of operands has room for: all rows of a tile, and as many lines
--- of 64 columns (a power of two). A chunk, which has a signal, is MOVE_STEPS steps.
-local MOVE_STEPS = 4
-
+-- A chunk of a mover, which has a signal, is what a stage of operands has room for: all rows of a tile, and as
+-- many lines of 64 columns (a power of two).
 local function move_lines(v)
   local lines = 1
   while 2 * lines * v.tile[1] <= v.tile[1] + v.tile[2] do lines = 2 * lines end
@@ -156,12 +154,12 @@ function M.derive(v)
     -- TMA boxes, rows: each block of a cluster loads its part of what the cluster shares
     box_a = bm // cn, box_b = bn // cm, box_c = box_rows(v), box_n = part_columns(v),
     cooperative = sends_partials(v.comm),
-    overlap = v.comm == "none" or v.comm == "ce" or v.comm == "sm",
+    overlap = true,
     on_comm = v.comm ~= "none",
     -- ag_gemm: how a shard travels
     chunks_k = v.chunk[1], chunks_m = v.chunk[2],
-    movers = v.movers, move_lines = move_lines(v), MOVE_STEPS = MOVE_STEPS,
-    move_k = v.comm == "sm" and MOVE_STEPS * move_lines(v) * 64 or 0,
+    movers = v.movers, move_lines = move_lines(v),
+    move_k = v.comm == "sm" and move_lines(v) * 64 or 0,
     staged = v.comm == "sm", -- the peers' rows of A are read from staging
     params = names, signature = params.signature(names, counts),
     fields = params.fields(names, counts), map_lengths = params.map_lengths(names, counts),

@@ -8,8 +8,8 @@
 void emu_warp_sync(emu_site *site);
 u32 emu_warp_uniform(emu_site *site, u32 x);
 i32 emu_warp_all(emu_site *site, i32 x);
+u32 emu_warp_ballot(emu_site *site, i32 x);
 void emu_block_sync(emu_site *site);
-void emu_cluster_sync(emu_site *site);
 void emu_cluster_meet(emu_site *site);
 
 /* smem.c */

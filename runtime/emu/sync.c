@@ -76,21 +76,43 @@ u32 emu_warp_uniform(emu_site *site, u32 x)
   return warp->result;
 }
 
+/* Of the lanes that have not ended: who votes, and who voted for it. */
+static u32 votes(const emu_thread *self, u32 *voters)
+{
+  u32 first = self->index / 32 * 32, ayes = 0;
+  *voters = 0;
+  for (u32 lane = 0; lane < 32 && first + lane < self->cta->threads; ++lane) {
+    if (self->cta->thread[first + lane].state == EMU_DEAD) continue;
+    *voters |= 1u << lane;
+    if (self->warp->argument[lane][0] != 0) ayes |= 1u << lane;
+  }
+  return ayes;
+}
+
 i32 emu_warp_all(emu_site *site, i32 x)
 {
   emu_thread *self = emu_enter(site);
   emu_warp *warp = self->warp;
-  u32 first = self->index / 32 * 32;
+  u32 voters;
   warp->argument[self->index % 32][0] = x != 0;
   if (emu_gather(self, "warp_all")) {
-    warp->result = 1;
-    for (u32 lane = 0; lane < 32 && first + lane < self->cta->threads; ++lane) {
-      if (self->cta->thread[first + lane].state != EMU_DEAD)
-        warp->result &= warp->argument[lane][0];
-    }
+    warp->result = votes(self, &voters) == voters;
     emu_scatter(self);
   }
   return (i32)warp->result;
+}
+
+u32 emu_warp_ballot(emu_site *site, i32 x)
+{
+  emu_thread *self = emu_enter(site);
+  emu_warp *warp = self->warp;
+  u32 voters;
+  warp->argument[self->index % 32][0] = x != 0;
+  if (emu_gather(self, "warp_ballot")) {
+    warp->result = votes(self, &voters);
+    emu_scatter(self);
+  }
+  return warp->result;
 }
 
 /* ---- Blocks and clusters --------------------------------------------------------------------- */
@@ -133,28 +155,15 @@ static void cluster_met(emu_cluster *cluster)
   emu_wake(m, &cluster->waiting);
 }
 
-static void cluster_arrive(emu_thread *self, const char *name)
-{
-  emu_cluster *cluster = self->cta->cluster;
-  if (++cluster->arrived == cluster->live)
-    cluster_met(cluster);
-  else
-    emu_wait(&cluster->waiting, name, 0, 0);
-}
-
-void emu_cluster_sync(emu_site *site)
-{
-  emu_thread *self = emu_enter(site);
-  if (self->cta->delayed) emu_flush(self->cta);
-  emu_release(self->warp, &self->cta->cluster->open);
-  cluster_arrive(self, "cluster_sync");
-}
-
 void emu_cluster_meet(emu_site *site)
 {
   emu_thread *self = emu_enter(site);
-  if (self->warp->has_fenced) emu_order_join(&self->cta->cluster->open, &self->warp->fenced);
-  cluster_arrive(self, "cluster_meet");
+  emu_cluster *cluster = self->cta->cluster;
+  if (self->warp->has_fenced) emu_order_join(&cluster->open, &self->warp->fenced);
+  if (++cluster->arrived == cluster->live)
+    cluster_met(cluster);
+  else
+    emu_wait(&cluster->waiting, "cluster_meet", 0, 0);
 }
 
 /* A thread has ended: those that wait for all may have been waiting for it alone. */

@@ -58,11 +58,15 @@ static const shape AG_MOVERS = {
 static const shape AG_MOVERS_LATE = {
     "ag_gemm:bf16:nt:w2:137x136x1096", "*__128x128x64.c1x1.s?.coop.*x8.sm", 3, 0, 1, 12, 0, 0};
 static const shape AG_MOVERS_LONG = {
-    "ag_gemm:bf16:nt:w2:9x8x4616", "*__128x128x64.c1x1.s?.coop.*x8.sm", 1, 0, -1, 12, 0, 0};
+    "ag_gemm:bf16:nt:w2:9x8x9224", "*__128x128x64.c1x1.s?.coop.*x8.sm", 1, 0, -1, 12, 0, 0};
 
 /* Four parts of k, one of them empty; one cluster does several tiles. */
 static const shape SPLIT = {
     "gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*", 1, 0, -1, 0, 0, 0};
+
+/* Two blocks share loads and give stages back to each other. */
+static const shape MATES = {
+    "gemm:bf16:nt:w1:129x136x520", "*__128x128x64.c2x1.s6.coop.*", 1, 0, -1, 0, 0, 0};
 
 typedef struct mutant {
   const char *name;
@@ -212,28 +216,24 @@ static const mutant mutants[] = {
     {"moved chunk read before its signal",
      &AG_MOVERS,
      "ag_gemm",
-     {{"return (chunk + (next >= j->epoch ? 2 : 1)) * #;", "return chunks * #;"}},
+     {{"  return *arrived != 0 ? chunks * #", "  return 1 ? chunks * #"}},
      0},
     {"next moved chunk taken as come unseen",
      &AG_MOVERS_LATE,
      "ag_gemm",
-     {{"next >= j->epoch ? 2 : 1", "2"}},
+     {{"    there = global_load_acquire_sys(word) >= j->epoch;\n",
+       "    there = lane == 1 || global_load_acquire_sys(word) >= j->epoch;\n"}},
      0},
-    {"last chunk of a mover signalled before its stores",
+    {"chunk of a mover signalled before its stores are complete",
      &AG_MOVERS,
      "ag_gemm",
-     {{"  tma_store_wait(0);\n  global_store_release_sys(signal_word",
-       "  tma_store_wait_read(0);\n  global_store_release_sys(signal_word"}},
-     0},
-    {"chunk of a mover signalled before its stores",
-     &AG_MOVERS_LONG,
-     "ag_gemm",
-     {{"      tma_store_wait(#);\n      global_store", "      global_store"}},
+     {{"    tma_store_wait(0);\n    global_store_release_sys(signal_word",
+       "    tma_store_wait_read(0);\n    global_store_release_sys(signal_word"}},
      0},
     {"mover loads a stage that its stores read",
      &AG_MOVERS_LONG,
      "ag_gemm",
-     {{"if (n > 0) tma_store_wait_read(1);", ""}},
+     {{"    tma_store_wait(0);\n    global_store_release_sys(signal_word", "    global_store_release_sys(signal_word"}},
      0},
     {"moved shards without their parity",
      &AG_MOVERS_LATE,
@@ -280,6 +280,11 @@ static const mutant mutants[] = {
      &SPLIT,
      "gemm",
      {{"mbar_arrive_cluster_release(", "mbar_arrive_cluster("}},
+     0},
+    {"block leaves while its mate still gives stages back",
+     &MATES,
+     "gemm",
+     {{"  for (left = 0; left <", "  for (left = 99; left <"}},
      0},
     {"empty part of k sends what is in its registers",
      &SPLIT,

@@ -143,10 +143,11 @@ static void store_clips(void **state)
 static void cluster_kernel(void **params)
 {
   const args *a = KERNEL_ARGS(params);
-  u32 rank = cluster_rank(), empty = FULL + 8, i;
+  u32 rank = cluster_rank(), empty = FULL + 8, stored = FULL + 16, i;
   if (thread_id() == 0) {
     mbar_init(FULL, 1);
     mbar_init(empty, 2);
+    mbar_init(stored, 1);
     mbar_init_fence();
   }
   cluster_meet();
@@ -160,9 +161,10 @@ static void cluster_kernel(void **params)
     for (i = 0; i < 2; ++i) mbar_arrive_cluster(smem_of_block(empty, i));
     mbar_wait(empty, 0);
     smem_store_cluster_u64(smem_of_block(smem_base() + 4096, rank ^ 1), 40 + rank);
+    mbar_arrive_cluster_release(smem_of_block(stored, rank ^ 1));
+    mbar_wait_cluster(stored, 0);
+    global_store_u64(a->at[2] + 8 * rank, smem_load_u64(smem_base() + 4096));
   }
-  cluster_sync();
-  if (thread_id() == 1) global_store_u64(a->at[2] + 8 * rank, smem_load_u64(smem_base() + 4096));
   cluster_meet();
 }
 
