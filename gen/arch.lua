@@ -12,7 +12,8 @@ M.list = {
     fma = 2048,            -- 16-bit FMAs with fp32 accumulation
     l2_rate = 54,          -- bytes from L2 into shared memory, all SMs active, shared loads in each block
     dsmem_rate = 32,       -- bytes from other blocks of the cluster
-    dram = 4.0e12,         -- bytes per second
+    dram = 2.7e12,         -- bytes per second that GEMMs reach (H100; the H200 has more)
+    l2_keep = 4.0e7,       -- bytes of what was read last that are still in L2
     mover = 2.8e10,        -- bytes per second of a block that carries data to peers
     link = { nvlink = 3.5e11, pcie = 2.5e10 } }, -- bytes per second, one way
 }

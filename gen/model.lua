@@ -3,16 +3,20 @@
 -- A tile takes the slower of two ports, the tensor cores and what comes into the SM's shared memory, and
 -- then its epilogue; tiles go in waves over the SMs. Under load the power limit sets the clock: the fuller
 -- the tensor cores, the lower it is. Constants were read off traces of single kernels on H100s (the rates of
--- ports in arch.lua, clocks here).
+-- ports in arch.lua, clocks here), those of what depends on chance were fitted to 2100 measured times.
 local arch = require "arch"
 
 local M = {}
 
 local LAUNCH_US = 4      -- launch, first loads, last stores
-local FILL = 2500        -- clocks until the first tile's loads have come
--- Clocks of an output buffer in the epilogue: of a free one, of one to be waited for.
+local FILL = 1300        -- clocks until the first tile's loads have come
+-- Clocks of an output buffer of 64 columns in the epilogue: of a free one, of one to be waited for.
 local PART, PART_LATE = 270, 490
-local SUM_PART = 500     -- more for one that adds a partial
+local SUM_PART = 670     -- more for one that adds a partial
+local NARROW = 0.42      -- the part of these that one of 32 columns takes
+-- Loads come late now and then: main loops lose so much for each 1000 clocks that the stages hold less
+-- than AHEAD.
+local LATE, AHEAD = 0.07, 4300
 
 local function cdiv(a, b) return (a + b - 1) // b end
 
@@ -24,17 +28,19 @@ local function cluster_tiles(v, p)
   return shards * per_shard * cdiv(p.n, v.tile[2] * v.cluster[2])
 end
 
+local function part_clocks(v, clocks) return v.derived.PART == 64 and clocks or NARROW * clocks end
+
 -- Clocks of one output tile: its main loop, and what follows before the next can begin.
 local function tile_clocks(v, p, facts)
   local bm, bn, bk = table.unpack(v.tile)
   local k = cdiv(cdiv(p.k, bk), v.split) * bk -- of one block
   local mma = k * bm * bn / facts.fma
   local main = math.max(mma, k * 2 * (bm + bn) / facts.l2_rate)
-  if v.stages < 4 then main = main * 1.03 end -- loads come late now and then
+  main = main * (1 + LATE * math.max(0, AHEAD - v.stages * bk * bm * bn / facts.fma) / 1000)
   local sums = v.split - 1 -- of as many blocks come for a share of the tile
-  if sums > 0 then main = main + 2500 + sums * bm * bn * 4 / v.split / facts.dsmem_rate end
+  if sums > 0 then main = main + 1900 + sums * bm * bn * 4 / v.split / facts.dsmem_rate end
   local parts = v.derived.MI * bn // v.derived.PART
-  local epilogue = parts * (v.unbuffered == 0 and PART or PART_LATE)
+  local epilogue = parts * part_clocks(v, v.unbuffered == 0 and PART or PART_LATE)
   -- pingpong: the other warpgroup's main loop runs on
   if v.schedule == "pingpong" then epilogue = math.max(200, epilogue - main) end
   return main, epilogue, mma
@@ -75,8 +81,8 @@ local function clock_of(v, facts, busy)
   local bm, bn = v.tile[1], v.tile[2]
   local fill = (bm + bn) / (bm * bn) * 256 / 3
   local reads = (bm / v.cluster[2] + bn / v.cluster[1]) / (bm * bn) * 128
-  local power = (1 - 0.36 * math.max(0, fill - 1)) * (1.02 - 0.02 * reads)
-  return math.min(facts.clock_most, facts.clock * math.max(busy, 0.1) ^ -0.45 * power)
+  local power = (1 - 0.08 * math.max(0, fill - 1)) * (1.01 - 0.01 * reads)
+  return math.min(facts.clock_most, facts.clock * math.max(busy, 0.1) ^ -0.36 * power)
 end
 
 -- gemm_rs, gemm_ar: how sends stretch the call. A block's buffers hold at most one tile, so its next epilogue
@@ -84,11 +90,12 @@ end
 local function sent_us(v, p, w)
   local bytes = v.tile[1] * v.tile[2] * 2
   local rate = v.pace > 0 and math.min(w.link, v.pace * 1e9) or w.link
+  if v.derived.PART < 64 then rate = 0.75 * rate end -- short rows make small packets
   local drain = w.blocks * bytes / rate * 1e6 -- of a tile of every block
   local sends = (p.world - 1) / p.world
-  local sums = v.derived.MI * v.tile[2] // v.derived.PART * SUM_PART / (w.clock * 1e3)
+  local sums = v.derived.MI * v.tile[2] // v.derived.PART * part_clocks(v, SUM_PART) / (w.clock * 1e3)
   -- stores that queue hold up loads; what has no buffer holds up the warpgroup
-  local blocked = (v.pace == 0 and 0.35 or 0) * drain + 0.6 * v.unbuffered * drain
+  local blocked = (v.pace == 0 and 0.32 or 0) * drain + 1.2 * v.unbuffered * drain
   local total
   if v.roles == "fixed" then -- who only adds, and who only sends
     local sender = math.max(sends * 1.25 * drain, w.tile_us + sends * blocked)
@@ -103,6 +110,15 @@ local function sent_us(v, p, w)
   end
   -- first tiles of a call alone, then the link
   return math.max(total * 1.03, w.tile_us + sends * p.m * p.n * 2 / rate * 1e6)
+end
+
+-- Reading the weights: once for each group of rows of the raster, from DRAM but for what L2 keeps from
+-- the time before.
+local function weights_us(v, p, facts)
+  local group = v.derived.GROUP * v.tile[1] * v.cluster[1]
+  local shards = (p.op == "gemm" or v.order == "side") and 1 or p.world
+  local bytes, times = p.n * p.k * 2, shards * cdiv(cdiv(p.m, shards), group)
+  return (bytes + (times - 1) * math.max(0, bytes - facts.l2_keep)) / facts.dram * 1e6
 end
 
 -- Estimated microseconds of a variant on a machine {sms=, link=} for a problem.
@@ -132,13 +148,14 @@ function M.cost(v, p, machine)
   local clocks = waves * (main + epilogue) + FILL
   local clock = clock_of(v, facts, tiles * blocks * mma / (sms * clocks))
   local tile_us = (main + epilogue) / (clock * 1e3)
-  local us = clocks / (clock * 1e3) + LAUNCH_US
+  local us = math.max(clocks / (clock * 1e3), weights_us(v, p, facts)) + LAUNCH_US
   local w = { link = link, tiles = tiles, clusters = clusters, waves = waves, clock = clock,
     blocks = math.min(clusters, tiles) * blocks, tile_us = tile_us }
   if v.comm == "ce" or v.comm == "sm" then
     local first, last = gathered_us(v, p, facts, w)
     -- blocks that begin with a peer's tile begin late
-    if tiles < clusters * p.world then us = us + first end
+    if v.order == "side" then us = us + 0.7 * first
+    elseif tiles < clusters * p.world then us = us + first end
     -- where all is hidden, fewer copies and movers disturb the main loops less
     local disturb = (v.chunk[1] * v.chunk[2] - 1) * (p.world - 1) * 0.5 + v.movers * 0.03
     return math.max(us, last + LAUNCH_US) + disturb

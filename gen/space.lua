@@ -59,7 +59,7 @@ local function family_points(key, family, all, yield)
     return yield(finish(v, body, { family.aux }, reason), reason)
   end
   local axes = body.axes
-  local chosen, knobs = {}, {} -- index of each axis' value, and how it prints
+  local chosen = {} -- index of each axis' value
   -- An axis may be `of` some patterns alone; for others it has but its first value.
   local function declared(depth, i, comm)
     return i == 1 or not axes[depth].of or axes[depth].of[comm]
@@ -81,11 +81,14 @@ local function family_points(key, family, all, yield)
     v = v or start("fused")
     v.comm = comm
     for depth, axis in ipairs(axes) do v[axis[1]] = axis[2][chosen[depth]] end
+    body.settle(v)
     local reason = body.refuse(v, facts)
     if reason and not all then return false end
     local point, parts = v, {}
-    for depth = 1, #axes do
-      if knobs[depth] ~= "" then parts[#parts + 1] = knobs[depth] end
+    for _, axis in ipairs(axes) do
+      local value = v[axis[1]]
+      local text = axis.print and axis.print(value) or value
+      if text ~= "" then parts[#parts + 1] = text end
     end
     if comm ~= "none" then parts[#parts + 1] = comm end
     v = nil
@@ -99,10 +102,9 @@ local function family_points(key, family, all, yield)
       return false
     end
     local axis = axes[depth]
-    for i, value in ipairs(axis[2]) do
+    for i = 1, #axis[2] do
       if any_declared(depth, i) then
         chosen[depth] = i
-        knobs[depth] = axis.print and axis.print(value) or tostring(value)
         if choose(depth + 1) then return true end
       end
     end

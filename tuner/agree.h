@@ -4,7 +4,7 @@
 
 #include "rig.h"
 
-#define AGREE_MAX 1024 /* candidates of one problem */
+#define AGREE_MAX 2048 /* candidates of one problem */
 
 typedef struct candidate {
   char name[TML_NAME_BYTES];

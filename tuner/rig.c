@@ -117,16 +117,24 @@ tml_status rig_need(const tml_kernel *kernel, tml_dtype dtype)
 
 tml_status rig_first_fused(rig *r, const tml_problem *problem, char out[TML_NAME_BYTES])
 {
-  tml_ranked ranked[256];
+  tml_ranked *ranked = malloc(TML_RANKED_MAX * sizeof *ranked);
   size_t count = 0;
   char text[PROBLEM_TEXT_BYTES];
-  TRY(tml_gen_rank(r->gen, r->ctx->arch, problem, &r->ctx->machine, ranked, 256, &count));
-  for (size_t i = 0; i < count && i < 256; i++) {
+  if (!ranked) return tml_fail(TML_MEMORY, "out of memory");
+  tml_status status =
+      tml_gen_rank(r->gen, r->ctx->arch, problem, &r->ctx->machine, ranked, TML_RANKED_MAX, &count);
+  *out = 0;
+  for (size_t i = 0; status == TML_OK && i < count && i < TML_RANKED_MAX; i++) {
     tml_variant v;
     if (tml_gen_variant(r->gen, ranked[i].name, &v) != TML_OK || v.kind != TML_KIND_FUSED) continue;
-    memcpy(out, v.name, TML_NAME_BYTES);
-    return TML_OK;
+    int loadable = tml_ctx_loadable(r->ctx, v.name);
+    if (loadable || !*out) memcpy(out, v.name, TML_NAME_BYTES);
+    if (loadable) break;
   }
+  free(ranked);
+  if (status != TML_OK) return status;
+  tml_clear_error(); /* of what could not be loaded */
+  if (*out) return TML_OK;
   return tml_fail(TML_UNSUPPORTED, "no generated kernel serves %s on %s",
                   tml_problem_print(problem, text, sizeof text), r->ctx->arch);
 }

@@ -87,7 +87,8 @@ tml_status rig_host(rig *r, size_t bytes, void **out);
 tml_status rig_reserve(rig *r, const tml_plan *plan);
 /* MISS with a sentence if a kernel of `fill` or `reference` is not there. */
 tml_status rig_need(const tml_kernel *kernel, tml_dtype dtype);
-/* The first fused variant, by the model, that serves the problem (pattern other than nccl). */
+/* The first fused variant, by the model, that serves the problem (pattern other than nccl): of those in
+ * the bank, or of all if none is. The same on every rank with the same bank. */
 tml_status rig_first_fused(rig *r, const tml_problem *problem, char out[TML_NAME_BYTES]);
 
 #endif

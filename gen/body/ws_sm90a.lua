@@ -19,8 +19,9 @@ local function product(v) return table.concat(v, "x") end
 
 -- Axes in the order of the name; `print` gives the name's part.
 M.axes = {
-  { "tile", { { 128, 96, 64 }, { 128, 128, 64 }, { 128, 160, 64 }, { 128, 192, 64 }, { 128, 224, 64 },
-      { 128, 256, 64 }, { 256, 128, 64 }, { 256, 160, 64 }, { 256, 192, 64 }, { 64, 256, 64 } }, print = product },
+  { "tile", { { 128, 128, 64 }, { 128, 160, 64 }, { 128, 192, 64 }, { 128, 256, 64 },
+      { 256, 128, 64 }, { 256, 160, 64 }, { 256, 192, 64 }, { 64, 256, 64 }, { 128, 96, 64 },
+      { 128, 224, 64 } }, print = product },
   { "cluster", { { 1, 1 }, { 2, 1 }, { 1, 2 } }, print = function(v) return "c" .. product(v) end },
   -- Parts of k, each computed by a block of its own; the cluster adds them up through its shared
   -- memory. For GEMMs with too few tiles for all SMs.
@@ -29,7 +30,7 @@ M.axes = {
   { "schedule", { "coop", "pingpong" } },
   -- Output buffers of each consumer warpgroup. A whole tile's worth lets the warpgroup go on at
   -- once while slow stores (to a peer) drain; two leave room for another stage.
-  { "ring", { 2, 3, 4, 5, 6, 7, 10 }, print = function(v) return "r" .. v end },
+  { "ring", { 2, "whole" }, print = function(v) return "r" .. v end },
   -- Rate at which a rank sends while it computes, GB/s; 0: as fast as tiles come. Stores that wait
   -- for the link hold up the loads of their SM; an even stream below its rate does not.
   { "pace", { 0, 280, 340 }, of = { push = true, ring = true, twoshot = true },
@@ -42,8 +43,11 @@ M.axes = {
     print = function(v)
       return v[1] > 1 and "kc" .. v[1] or v[2] > 1 and "mc" .. v[2] or ""
     end },
+  -- "side": the shards' rows side by side, so that weights are read once for all of them; some blocks
+  -- wait for the first chunks. Else the own shard comes first.
+  { "order", { "", "side" }, of = { ce = true, sm = true } },
   -- Blocks that carry this rank's shard to the peers and compute nothing.
-  { "movers", { 0, 4, 8, 16, 32 }, of = { sm = true },
+  { "movers", { 0, 8, 4, 16 }, of = { sm = true },
     print = function(v) return v > 0 and "x" .. v or "" end },
 }
 
@@ -114,8 +118,8 @@ local function smem_bytes(v, stages, ring)
     + 8 * barrier_count(v, stages, ring) + 16
 end
 
--- A chunk of a mover, which has a signal, is what a stage of operands has room for: all rows of a tile, and as
--- many lines of 64 columns (a power of two).
+-- A chunk of a mover, which has a signal, is what a stage of operands has room for: all rows of a tile,
+-- and as many lines of 64 columns (a power of two).
 local function move_lines(v)
   local lines = 1
   while 2 * lines * v.tile[1] <= v.tile[1] + v.tile[2] do lines = 2 * lines end
@@ -157,6 +161,7 @@ function M.derive(v)
     overlap = true,
     on_comm = v.comm ~= "none",
     -- ag_gemm: how a shard travels
+    beside = v.order == "side",
     chunks_k = v.chunk[1], chunks_m = v.chunk[2],
     movers = v.movers, move_lines = move_lines(v),
     move_k = v.comm == "sm" and move_lines(v) * 64 or 0,
@@ -165,6 +170,12 @@ function M.derive(v)
     fields = params.fields(names, counts), map_lengths = params.map_lengths(names, counts),
     requires = v.comm == "ce" and { "gate" } or v.comm == "sm" and { "collect" } or {},
   }
+end
+
+-- Values of axes that depend on others: a ring of a whole tile.
+function M.settle(v)
+  v.whole = v.ring == "whole"
+  if v.whole then v.ring = tile_parts(v) end
 end
 
 -- nil, or the reason why the point is refused.
@@ -190,8 +201,9 @@ function M.refuse(v, arch)
       return ("split: a cluster of %d blocks, at most %d"):format(blocks, MOST_BLOCKS)
     end
   end
-  if v.ring ~= 2 and v.ring ~= tile_parts(v) then
-    return ("ring: %d is neither 2 nor a whole tile's %d"):format(v.ring, tile_parts(v))
+  if v.whole and v.ring == 2 then return "ring: a whole tile's is two" end
+  if v.order == "side" and v.comm == "ce" and v.chunk[1] == 1 then
+    return "order: side by side, blocks would wait for a whole shard; chunks along k bring its beginning"
   end
   if v.comm == "sm" and v.movers == 0 then return "movers: no block moves the shard" end
   if v.pace > 0 and v.ring ~= tile_parts(v) then return "pace: needs a ring of a whole tile" end

@@ -54,16 +54,13 @@ INLINE u32 cluster_rank(void)
 INLINE void warp_sync(void) { __syncwarp(); }
 // 1 if x is nonzero in all lanes.
 INLINE i32 warp_all(i32 x) { return __all_sync(0xffffffffu, x); }
+// Bit l: x is nonzero in lane l.
+INLINE u32 warp_ballot(i32 x) { return __ballot_sync(0xffffffffu, x); }
 INLINE void block_sync(void) { __syncthreads(); }
-// Execution order alone: for what mbar_init_fence has published, and before leaving.
+// Execution order alone: for what mbar_init_fence has published.
 INLINE void cluster_meet(void)
 {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// The same, and what each thread did before it has happened: arrivals at barriers of other blocks too.
-INLINE void cluster_sync(void)
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
@@ -456,8 +453,8 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
 // TMA through their own shared memory; the others compute. One kernel, no copy engine: the first bytes
 // arrive after a few microseconds, and the rows need not be packed.
 //
-// A chunk is 128 rows x 512 columns of the shard and is carried by one block, which then stores the
-// call's epoch to its signal word. Sends wait for nothing, and movers have the lowest block numbers, so all
+// A chunk is 128 rows x 128 columns of the shard, so small that the first arrive soon, and is carried by one
+// block, which then stores the call's epoch to its signal word. Sends wait for nothing, and movers have the lowest block numbers, so all
 // chunks arrive however few blocks are resident.
 // What ce and sm share: the order of the tiles and where they go. The own shard first, read in place, then
 // the peers' in order of arrival: rank s serves s - 1 first, so r receives from r + 1 first.
@@ -492,23 +489,25 @@ INLINE u64 signal_word(const job *j, i32 at_rank, i32 row, i32 number)
 // Half of staging that has the tile's rows of A; the own shard's map has but one.
 INLINE i32 operand_half(const job *j, const tile *t) { return t->shard == j->rank ? 0 : (i32)(j->epoch & 1); }
 
-// Producer, before k-tile i of an awaited tile: waits for the chunk that has it. Returns how many k-tiles of
-// this tile are then there; the next chunk is looked at as well, so that of a shard that has come two chunks
-// cost one wait. *arrived: nonzero after an abort, then nothing is waited for.
+// Producer's warp, before k-tile i of an awaited tile: waits for the chunk that has it. Each lane looks at a
+// chunk, so that of a shard that has come many chunks cost one look. Returns how many k-tiles of this tile are
+// then there. *arrived: nonzero after an abort, then nothing is waited for.
 INLINE i32 gate(const job *j, const tile *t, i32 i, u32 *arrived)
 {
-  i32 chunks = div_up(j->k, 512), chunk = i / 8;
-  u64 word = signal_word(j, j->rank, t->shard, t->tm * chunks + chunk), next = 0;
-  if (*arrived != 0) return chunks * 8;
-  if (!wait_for(j, word, j->epoch, FAULT_SHARD_TIMEOUT, t->shard, t->shard)) {
-    *arrived = 1;
-    return chunks * 8;
+  i32 chunks = div_up(j->k, 128), lane = (i32)(thread_id() & 31), chunk = i / 2 + lane, there = 0;
+  u32 all, ready = 0;
+  if (*arrived != 0) return chunks * 2;
+  if (chunk < chunks) {
+    u64 word = signal_word(j, j->rank, t->shard, t->tm * chunks + chunk);
+    there = global_load_acquire_sys(word) >= j->epoch;
+    if (!there && lane == 0) there = wait_for(j, word, j->epoch, FAULT_SHARD_TIMEOUT, t->shard, t->shard);
+    if (there) fence_async_global();
   }
-  if (chunk + 1 < chunks) {
-    next = global_load_acquire_sys(word + 16);
-    fence_async_global();
-  }
-  return (chunk + (next >= j->epoch ? 2 : 1)) * 8;
+  all = warp_ballot(there);
+  warp_sync(); // what the lanes have seen is there for the one that loads
+  if ((all & 1) == 0) *arrived = 1;
+  while (ready < 32 && (all >> ready & 1) != 0) ++ready;
+  return *arrived != 0 ? chunks * 2 : (i / 2 + (i32)ready) * 2;
 }
 
 INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
@@ -560,9 +559,8 @@ INLINE i32 segment_tiles(const job *j, const segment *s, i32 chunks)
 INLINE tile tile_at(const job *j, segment *at, u32 number)
 {
   tile t;
-  i32 columns = div_up(j->n, 128);
-  i32 chunks = 1;
-  i32 left, group, inside, height, size = segment_tiles(j, at, chunks);
+  i32 columns = div_up(j->n, 128), rows, row, left, group, inside, height, step;
+  i32 chunks = 1, size = segment_tiles(j, at, chunks);
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
@@ -576,16 +574,39 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
     size = segment_tiles(j, at, chunks);
   }
   left = (i32)number - at->first + segment_begin(at, chunks);
-  t.kind = step_kind(at->step);
-  t.shard = shard_of_step(j, at->step);
+  step = at->step;
+  rows = div_up(shard_rows(j, shard_of_step(j, step)), 128);
   group = left / (8 * columns);
   inside = left % (8 * columns);
-  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  height = rows - group * 8;
   if (height > 8) height = 8;
-  t.tm = (group * 8 + inside % height) * 1;
+  row = group * 8 + inside % height;
+  t.kind = step_kind(step);
+  t.shard = shard_of_step(j, step);
+  t.tm = row * 1;
   t.tn = inside / height * 1;
   t.number = t.tm * columns * 1 + t.tn;
   return t;
+}
+
+// A role's way through its tiles.
+typedef struct {
+  u32 number; // of the tile
+  segment order;
+  tile t;
+} walk;
+
+INLINE walk walk_from(const job *j, u32 number)
+{
+  walk w = {number, {0, 0, 0}, {0, 0, 0, 0, 0}};
+  w.t = tile_at(j, &w.order, number);
+  return w;
+}
+
+INLINE void step(const job *j, walk *w, u32 stride)
+{
+  w->number += stride;
+  w->t = tile_at(j, &w->order, w->number);
 }
 // The frame of a call on a comm: its number, headers, leave. Protocol: epochs never reset; what alternates
 // alternates by the parity of the epoch; before a call ends, block 0 has seen and compared the headers
@@ -636,83 +657,63 @@ INLINE void call_leave(const job *j)
   global_store_relaxed_sys(own + 0, epoch);
 }
 // The mover's role of sm: chunks of this rank's shard from the caller's A to the peers' staging.
+// A chunk of those that this rank sends: the peers one after the other, the one first that needs it first; of
+// a peer, all rows of a chunk of k before the next, so that all of its tiles go on together.
 typedef struct {
-  i32 peer;
-  i32 row, k;  // first of the shard
-  i32 number;  // of its signal word
+  i32 turn;      // of the peer
+  i32 at, block; // chunk of k, block of rows
 } chunk;
 
-// The n-th chunk that this rank sends: the peers one after the other, the one first that needs it first; of
-// a peer, all rows of a chunk of k before the next, so that all of its tiles go on together.
-INLINE chunk chunk_at(const job *j, i32 n, i32 blocks, i32 chunks)
+// The chunk `count` behind it.
+INLINE void skip(chunk *c, i32 count, i32 blocks, i32 chunks)
 {
-  i32 turn = n / (blocks * chunks), inside = n % (blocks * chunks);
-  chunk c;
-  i32 at = inside / blocks;
-  c.peer = (j->rank + 3 - turn) % 2;
-  c.row = inside % blocks * 128;
-  c.k = at * 512;
-  c.number = inside % blocks * chunks + at;
-  return c;
+  i32 rows = (c->block + count) / blocks;
+  c->block += count - rows * blocks;
+  c->at += rows;
+  NO_UNROLL
+  while (c->at >= chunks) {
+    c->at -= chunks;
+    ++c->turn;
+  }
 }
 
-// Step n of a mover, into the stage that it uses. Beyond the last column boxes are empty.
-INLINE void load_step(const job *j, const chunk *c, i32 n)
+INLINE i32 chunk_peer(const job *j, const chunk *c) { return (j->rank + 3 - c->turn) % 2; }
+
+// Where it is along k, in chunks.
+INLINE i32 chunk_of_k(const chunk *c, i32 chunks)
 {
-  u32 stage = (u32)n % 5, full = j->smem + 229376 + 8 * stage;
-  u32 at = j->smem + 0 + stage * 32768;
-  i32 k = c->k + n % 4 * 128;
-  mbar_arrive_expect(full, 32768);
-  tma_load_4d(at + 0, j->map_a + j->rank, full, k + 0, c->row + 0, 0, 0);
-  tma_load_4d(at + 16384, j->map_a + j->rank, full, k + 64, c->row + 0, 0, 0);
+  return (void)chunks, c->at;
 }
 
-INLINE void store_step(const job *j, const chunk *c, i32 n)
-{
-  u32 stage = (u32)n % 5;
-  u32 at = j->smem + 0 + stage * 32768;
-  i32 k = c->k + n % 4 * 128;
-  mbar_wait(j->smem + 229376 + 8 * stage, (u32)n / 5 & 1);
-  tma_store_4d(j->map_out + c->peer, at + 0, k + 0, c->row + 0, j->rank, (i32)(j->epoch & 1));
-  tma_store_4d(j->map_out + c->peer, at + 16384, k + 64, c->row + 0, j->rank, (i32)(j->epoch & 1));
-  tma_store_commit();
-}
-
-// One thread of a mover. Its chunks are block_id(), block_id() + 8, ... of all that this rank sends.
-// Loads run 3 steps ahead; two groups of stores still read their stages meanwhile. A chunk is signalled
-// when the stores behind it keep the link busy.
-INLINE void move_shard(job *j)
+// Thread `helper` of the 5 of a mover that carry chunks, each with a stage of its own, so that some load while
+// the stores of others are under way: chunk n goes to mover n % 8, its thread n / 8 % 5. A chunk is
+// signalled when its stores are complete. Beyond the last column boxes are empty.
+INLINE void move_shard(job *j, u32 helper)
 {
   i32 left = j->m - j->rank * j->shard, rows = left < 0 ? 0 : left < j->shard ? left : j->shard;
-  i32 blocks = div_up(rows, 128), chunks = div_up(j->k, 512), first = (i32)block_id();
-  i32 total = 1 * blocks * chunks, steps, n;
-  chunk c, ahead, sent;
+  i32 blocks = div_up(rows, 128), chunks = div_up(j->k, 128);
+  i32 number = (i32)(block_id() + helper * 8), total = 1 * blocks * chunks;
+  u32 full = j->smem + 229376 + 8 * helper, at = j->smem + 0 + helper * 32768, parity = 0;
+  chunk c = {0, 0, 0};
   j->epoch = call_epoch(j);
-  if (first >= total || call_aborted(j)) return;
-  steps = div_up(total - first, 8) * 4;
-  ahead = chunk_at(j, first, blocks, chunks);
-  c = sent = ahead;
+  if (number >= total || call_aborted(j)) return;
+  skip(&c, number, blocks, chunks);
+  pause_ns(helper * 700); // the first chunks have the link to themselves, and arrive the sooner
   NO_UNROLL
-  for (n = -3; n < steps; ++n) {
-    i32 next = n + 3;
-    if (n > 0) tma_store_wait_read(1); // the stage of step `next` is free
-    if (next < steps) {
-      if (next % 4 == 0) ahead = chunk_at(j, first + next / 4 * 8, blocks, chunks);
-      load_step(j, &ahead, next);
-    }
-    if (n < 0) continue;
-    if (n % 4 == 0) {
-      sent = c;
-      c = chunk_at(j, first + n / 4 * 8, blocks, chunks);
-    }
-    store_step(j, &c, n);
-    if (n > 4 && n % 4 == 1) {
-      tma_store_wait(2);
-      global_store_release_sys(signal_word(j, sent.peer, j->rank, sent.number), j->epoch);
-    }
+  for (; number < total; number += 40) {
+    i32 place = chunk_of_k(&c, chunks), k = place * 128, peer = chunk_peer(j, &c);
+    mbar_arrive_expect(full, 32768);
+    tma_load_4d(at + 0, j->map_a + j->rank, full, k + 0, c.block * 128 + 0, 0, 0);
+    tma_load_4d(at + 16384, j->map_a + j->rank, full, k + 64, c.block * 128 + 0, 0, 0);
+    mbar_wait(full, parity);
+    parity ^= 1;
+    tma_store_4d(j->map_out + peer, at + 0, k + 0, c.block * 128 + 0, j->rank, (i32)(j->epoch & 1));
+    tma_store_4d(j->map_out + peer, at + 16384, k + 64, c.block * 128 + 0, j->rank, (i32)(j->epoch & 1));
+    tma_store_commit();
+    tma_store_wait(0);
+    global_store_release_sys(signal_word(j, peer, j->rank, c.block * chunks + place), j->epoch);
+    skip(&c, 40, blocks, chunks);
   }
-  tma_store_wait(0);
-  global_store_release_sys(signal_word(j, c.peer, j->rank, c.number), j->epoch);
 }
 
 // Barriers of the output buffer that consumer warpgroup `group` uses at `position`, and the parity that
@@ -738,30 +739,33 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
   tma_load_2d(b, j->map_b, full, k, column);
 }
 
-INLINE void produce(job *j)
+// The whole warp, of which one lane loads.
+INLINE void produce(job *j, walk w, u32 lane)
 {
-  u32 number, stage = 0, parity = 1;
-  segment order = {0};
+  u32 stage = 0, parity = 1;
   i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
+  // Every second tile goes from the last k-tile to the first: it begins with what the tile before it has left in L2.
+  i32 back = 1;
   u32 arrived = 0; // the gate's own
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, &order, number);
+  for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
+    tile t = w.t;
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
-    if (t.kind == TILE_END) break;
     i32 ready = is_awaited(j, &t) ? k_first : k_end; // k-tiles before it need no wait
     if (ready == k_first && j->epoch == 0) j->epoch = call_epoch(j);
+    if (t.shard != j->rank) back = 0; // in the order in which chunks arrive, in all blocks of a cluster
     i32 half = operand_half(j, &t);
     NO_UNROLL
     for (i = k_first; i < k_end; ++i) {
       if (i == ready) ready = gate(j, &t, i, &arrived);
       mbar_wait(j->smem + 229416 + 8 * stage, parity);
-      load_stage(j, map_a, stage, i * 64, row, half, t.tn * 128);
+      if (lane == 0) load_stage(j, map_a, stage, (back ? k_first + k_end - 1 - i : i) * 64, row, half, t.tn * 128);
       if (++stage == 5) {
         stage = 0;
         parity ^= 1;
       }
     }
+    back ^= 1;
   }
 }
 
@@ -769,16 +773,15 @@ INLINE void produce(job *j)
 // and y in the shard), then the tile's signal.
 INLINE void store(job *j)
 {
-  u32 number, position = 0; // of the warpgroups of this tile
-  segment order = {0};
+  walk w = walk_from(j, first_tile());
+  u32 position = 0; // of the warpgroups of this tile
   u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   i32 quiet = 0;   // nothing may leave this rank
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, &order, number);
+  for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
+    tile t = w.t;
     i32 i, sub;
     u32 group;
-    if (t.kind == TILE_END) break;
     NO_UNROLL
     for (i = 0; i < 2; ++i) {
       NO_UNROLL
@@ -807,7 +810,6 @@ INLINE void store(job *j)
     other_position = swap;
     turn ^= 1;
   }
-  tma_store_wait(0);
 }
 // One lane of the warpgroup (one per block that shares loads) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
@@ -920,17 +922,17 @@ INLINE void consume(const job *j, u32 group, u32 thread)
 {
   float acc[128];
   i32 k_tiles = first_k_tile(j, j->k_part + 1) - first_k_tile(j, j->k_part);
-  u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
-  u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
-  segment order = {0};
-  tile t = tile_at(j, &order, number), next;
-  for (; t.kind != TILE_END; t = next, number += stride) {
+  walk w = walk_from(j, first_tile() + group * tile_stride());
+  u32 stride = 2 * tile_stride(), position = 0;
+  u32 turn = 0, at = group * (u32)k_tiles, k_stride = 2 * (u32)k_tiles;
+  while (w.t.kind != TILE_END) {
+    tile t = w.t;
     await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
     pass_turn(j, group, thread);
-    next = tile_at(j, &order, number + stride); // under the last tensor core instructions
+    step(j, &w, stride); // to the next tile, under the last tensor core instructions
     multiply_end(j, thread, k_tiles, at);
-    at += step;
+    at += k_stride;
     write_part(j, acc + 0, t.tn * 128 + 0 + (i32)(thread & 3) * 2, group,
                thread, &position);
     write_part(j, acc + 32, t.tn * 128 + 64 + (i32)(thread & 3) * 2, group,
@@ -942,23 +944,15 @@ INLINE void consume(const job *j, u32 group, u32 thread)
   }
 }
 
-INLINE void init_barriers(const job *j)
+// One lane of each warp but the producer's: an mbarrier takes its time to make.
+INLINE void init_barriers(const job *j, u32 helper)
 {
   u32 i;
   NO_UNROLL
-  for (i = 0; i < 5; ++i) {
-    mbar_init(j->smem + 229376 + 8 * i, 1);
-    mbar_init(j->smem + 229416 + 8 * i, 1);
+  for (i = helper; i < 36; i += 11) {
+    mbar_init(j->smem + 229376 + 8 * i, i < 5 ? 1 : i < 10 ? 1 : i < 18 ? 4 : i < 34 ? 1 : i < 36 ? 4 : 0);
   }
-  NO_UNROLL
-  for (i = 0; i < 8; ++i) {
-    mbar_init(out_full(j, i), 4); // the warps of a warpgroup
-    mbar_init(out_empty(j, i), 1);
-    mbar_init(out_ready(j, i), 1);
-  }
-  mbar_init(j->smem + 229648, 4); // warps: each has seen its own turn before it passes the next on
-  mbar_init(j->smem + 229656, 4);
-  smem_store_relaxed_u32(j->smem + 229664, 0);
+  if (helper == 0) smem_store_relaxed_u32(j->smem + 229664, 0);
   mbar_init_fence();
 }
 
@@ -990,6 +984,7 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_x8_s
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
+  walk w; // the producer's
   j.map_a = map_a.at;
   j.map_b = map_b.at;
   j.map_c = map_c.at;
@@ -1010,17 +1005,19 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_x8_s
   j.block = 0;
   j.k_part = 0;
   j.epoch = 0;
-  if (thread == 0) init_barriers(&j);
+  if (warp == 0) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
+  else if (lane == 0) init_barriers(&j, warp - 1);
   block_sync();
   grid_start_next();
-  grid_wait_previous();
 
   if (block_id() < 8) {
-    if (warp == 0 && lane == 0) move_shard(&j);
+    grid_wait_previous();
     if (warp == 3) herald(&j, lane);
+    if (warp >= 4 && warp < 9 && lane == 0) move_shard(&j, warp - 4);
   } else if (warp < 4) {
     regs_decrease(56);
-    if (warp == 0 && lane == 0) produce(&j);
+    grid_wait_previous(); // consumers need not: all they see comes from a role that has
+    if (warp == 0) produce(&j, w, lane);
     if (warp == 1 && lane == 0) store(&j);
   } else {
     regs_increase(224);

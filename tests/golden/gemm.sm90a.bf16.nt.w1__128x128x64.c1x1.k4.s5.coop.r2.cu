@@ -56,16 +56,13 @@ INLINE u32 cluster_rank(void)
 INLINE void warp_sync(void) { __syncwarp(); }
 // 1 if x is nonzero in all lanes.
 INLINE i32 warp_all(i32 x) { return __all_sync(0xffffffffu, x); }
+// Bit l: x is nonzero in lane l.
+INLINE u32 warp_ballot(i32 x) { return __ballot_sync(0xffffffffu, x); }
 INLINE void block_sync(void) { __syncthreads(); }
-// Execution order alone: for what mbar_init_fence has published, and before leaving.
+// Execution order alone: for what mbar_init_fence has published.
 INLINE void cluster_meet(void)
 {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// The same, and what each thread did before it has happened: arrivals at barriers of other blocks too.
-INLINE void cluster_sync(void)
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
@@ -450,9 +447,8 @@ INLINE i32 segment_tiles(const job *j, const segment *s, i32 chunks)
 INLINE tile tile_at(const job *j, segment *at, u32 number)
 {
   tile t;
-  i32 columns = div_up(j->n, 128);
-  i32 chunks = 1;
-  i32 left, group, inside, height, size = segment_tiles(j, at, chunks);
+  i32 columns = div_up(j->n, 128), rows, row, left, group, inside, height, step;
+  i32 chunks = 1, size = segment_tiles(j, at, chunks);
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
@@ -466,16 +462,39 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
     size = segment_tiles(j, at, chunks);
   }
   left = (i32)number - at->first + segment_begin(at, chunks);
-  t.kind = step_kind(at->step);
-  t.shard = shard_of_step(j, at->step);
+  step = at->step;
+  rows = div_up(shard_rows(j, shard_of_step(j, step)), 128);
   group = left / (8 * columns);
   inside = left % (8 * columns);
-  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  height = rows - group * 8;
   if (height > 8) height = 8;
-  t.tm = (group * 8 + inside % height) * 1;
+  row = group * 8 + inside % height;
+  t.kind = step_kind(step);
+  t.shard = shard_of_step(j, step);
+  t.tm = row * 1;
   t.tn = inside / height * 1;
   t.number = t.tm * columns * 1 + t.tn;
   return t;
+}
+
+// A role's way through its tiles.
+typedef struct {
+  u32 number; // of the tile
+  segment order;
+  tile t;
+} walk;
+
+INLINE walk walk_from(const job *j, u32 number)
+{
+  walk w = {number, {0, 0, 0}, {0, 0, 0, 0, 0}};
+  w.t = tile_at(j, &w.order, number);
+  return w;
+}
+
+INLINE void step(const job *j, walk *w, u32 stride)
+{
+  w->number += stride;
+  w->t = tile_at(j, &w->order, w->number);
 }
 
 // Barriers of the output buffer that consumer warpgroup `group` uses at `position`, and the parity that
@@ -508,14 +527,6 @@ INLINE u32 sums_at(const job *j, u32 group, u32 part, u32 thread)
 // Barriers: all slots of an output buffer are filled; all slots that this block fills have been read.
 INLINE u32 summed(const job *j, u32 group, u32 part) { return j->smem + 221376 + 8 * (group * 2 + part); }
 INLINE u32 credit(const job *j, u32 group) { return j->smem + 221408 + 8 * group; }
-
-INLINE void init_sums(const job *j)
-{
-  u32 i;
-  NO_UNROLL
-  for (i = 0; i < 4; ++i) mbar_init(summed(j, 0, i), 1);
-  for (i = 0; i < 2; ++i) mbar_init(credit(j, i), 3);
-}
 
 // This thread's accumulators -> the block that finishes its rows. turn: tiles before this one.
 INLINE void send_sums(const job *j, const float *acc, u32 group, u32 thread, u32 turn)
@@ -569,25 +580,26 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
   tma_load_2d(b, j->map_b, full, k, column);
 }
 
-INLINE void produce(job *j)
+INLINE void produce(job *j, walk w)
 {
-  u32 number, stage = 0, parity = 1;
-  segment order = {0};
+  u32 stage = 0, parity = 1;
   i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, &order, number);
+  // Every second tile goes from the last k-tile to the first: it begins with what the tile before it has left in L2.
+  i32 back = 0;
+  for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
+    tile t = w.t;
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
-    if (t.kind == TILE_END) break;
     NO_UNROLL
     for (i = k_first; i < k_end; ++i) {
       mbar_wait(j->smem + 221224 + 8 * stage, parity);
-      load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
+      load_stage(j, map_a, stage, (back ? k_first + k_end - 1 - i : i) * 64, row, t.tn * 128);
       if (++stage == 5) {
         stage = 0;
         parity ^= 1;
       }
     }
+    back ^= 1;
   }
 }
 
@@ -595,15 +607,14 @@ INLINE void produce(job *j)
 // and y in the shard), then the tile's signal.
 INLINE void store(job *j)
 {
-  u32 number, position = 0; // of the warpgroups of this tile
-  segment order = {0};
+  walk w = walk_from(j, first_tile());
+  u32 position = 0; // of the warpgroups of this tile
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   i32 quiet = 0;   // nothing may leave this rank
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, &order, number);
+  for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
+    tile t = w.t;
     i32 i, sub;
     u32 group;
-    if (t.kind == TILE_END) break;
     NO_UNROLL
     for (i = 0; i < 1; ++i) {
       NO_UNROLL
@@ -628,7 +639,6 @@ INLINE void store(job *j)
     mbar_arrive(pending);
     pending = 0;
   }
-  tma_store_wait(0);
 }
 // One lane of the warpgroup (one per block that shares loads) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
@@ -727,16 +737,16 @@ INLINE void consume(const job *j, u32 group, u32 thread)
   float acc[64];
   i32 k_tiles = first_k_tile(j, j->k_part + 1) - first_k_tile(j, j->k_part);
   u32 summed_tiles = 0, finishes = warp_uniform(share_of(thread / 32, group) == j->k_part), e;
-  u32 number = first_tile(), stride = tile_stride();
-  u32 position = 0, at = 0, step = (u32)k_tiles;
-  segment order = {0};
-  tile t = tile_at(j, &order, number), next;
-  for (; t.kind != TILE_END; t = next, number += stride) {
+  walk w = walk_from(j, first_tile());
+  u32 stride = tile_stride(), position = 0;
+  u32 at = 0, k_stride = (u32)k_tiles;
+  while (w.t.kind != TILE_END) {
+    tile t = w.t;
     if (k_tiles == 0) for (e = 0; e < 64; ++e) acc[e] = 0.0f;
     multiply_begin(j, acc, group, thread, k_tiles, at);
-    next = tile_at(j, &order, number + stride); // under the last tensor core instructions
+    step(j, &w, stride); // to the next tile, under the last tensor core instructions
     multiply_end(j, thread, k_tiles, at);
-    at += step;
+    at += k_stride;
     if (!finishes) {
       send_sums(j, acc, group, thread, summed_tiles++);
       continue;
@@ -747,27 +757,20 @@ INLINE void consume(const job *j, u32 group, u32 thread)
     add_sums(j, acc + 32, group, 1, thread, summed_tiles);
     write_part(j, acc + 32, t.tn * 128 + 64 + (i32)(thread & 3) * 2, group,
                thread, &position);
-    if (next.kind != TILE_END) give_credit(j, group, thread);
+    if (w.t.kind != TILE_END) give_credit(j, group, thread);
     ++summed_tiles;
   }
 }
 
-INLINE void init_barriers(const job *j)
+// One lane of each warp but the producer's: an mbarrier takes its time to make.
+INLINE void init_barriers(const job *j, u32 helper)
 {
   u32 i;
   NO_UNROLL
-  for (i = 0; i < 5; ++i) {
-    mbar_init(j->smem + 221184 + 8 * i, 1);
-    mbar_init(j->smem + 221224 + 8 * i, 2);
+  for (i = helper; i < 30; i += 11) {
+    mbar_init(j->smem + 221184 + 8 * i, i < 5 ? 1 : i < 10 ? 2 : i < 14 ? 1 : i < 22 ? 1 : i < 24 ? 4 : i < 28 ? 1 : i < 30 ? 3 : 0);
   }
-  NO_UNROLL
-  for (i = 0; i < 4; ++i) {
-    mbar_init(out_full(j, i), 1); // the warps of a warpgroup that finish its share
-    mbar_init(out_empty(j, i), 1);
-    mbar_init(out_ready(j, i), 1);
-  }
-  init_sums(j);
-  smem_store_relaxed_u32(j->smem + 221424, 0);
+  if (helper == 0) smem_store_relaxed_u32(j->smem + 221424, 0);
   mbar_init_fence();
 }
 
@@ -782,6 +785,7 @@ KERNEL(384, 4) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_k4_s5_coop_r2(
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
+  walk w; // the producer's
   j.map_a = map_a.at;
   j.map_b = map_b.at;
   j.map_c = map_c.at;
@@ -793,15 +797,16 @@ KERNEL(384, 4) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_k4_s5_coop_r2(
   j.block = 0;
   j.k_part = cluster_rank();
   j.epoch = 0;
-  if (thread == 0) init_barriers(&j);
+  if (warp == 0) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
+  else if (lane == 0) init_barriers(&j, warp - 1);
   cluster_meet(); // the other block's barriers exist from here on
   block_sync();
   grid_start_next();
-  grid_wait_previous();
 
   if (warp < 4) {
     regs_decrease(56);
-    if (warp == 0 && lane == 0) produce(&j);
+    grid_wait_previous(); // consumers need not: all they see comes from a role that has
+    if (warp == 0 && lane == 0) produce(&j, w);
     if (warp == 1 && lane == 0) store(&j);
   } else {
     regs_increase(224);
@@ -809,5 +814,4 @@ KERNEL(384, 4) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_k4_s5_coop_r2(
   }
 
   warp_sync();
-  cluster_sync(); // no block leaves while another may still arrive at its barriers
 }

@@ -54,16 +54,13 @@ INLINE u32 cluster_rank(void)
 INLINE void warp_sync(void) { __syncwarp(); }
 // 1 if x is nonzero in all lanes.
 INLINE i32 warp_all(i32 x) { return __all_sync(0xffffffffu, x); }
+// Bit l: x is nonzero in lane l.
+INLINE u32 warp_ballot(i32 x) { return __ballot_sync(0xffffffffu, x); }
 INLINE void block_sync(void) { __syncthreads(); }
-// Execution order alone: for what mbar_init_fence has published, and before leaving.
+// Execution order alone: for what mbar_init_fence has published.
 INLINE void cluster_meet(void)
 {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// The same, and what each thread did before it has happened: arrivals at barriers of other blocks too.
-INLINE void cluster_sync(void)
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
@@ -448,9 +445,8 @@ INLINE i32 segment_tiles(const job *j, const segment *s, i32 chunks)
 INLINE tile tile_at(const job *j, segment *at, u32 number)
 {
   tile t;
-  i32 columns = div_up(j->n, 160);
-  i32 chunks = 1;
-  i32 left, group, inside, height, size = segment_tiles(j, at, chunks);
+  i32 columns = div_up(j->n, 160), rows, row, left, group, inside, height, step;
+  i32 chunks = 1, size = segment_tiles(j, at, chunks);
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
@@ -464,16 +460,39 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
     size = segment_tiles(j, at, chunks);
   }
   left = (i32)number - at->first + segment_begin(at, chunks);
-  t.kind = step_kind(at->step);
-  t.shard = shard_of_step(j, at->step);
+  step = at->step;
+  rows = div_up(shard_rows(j, shard_of_step(j, step)), 128);
   group = left / (8 * columns);
   inside = left % (8 * columns);
-  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  height = rows - group * 8;
   if (height > 8) height = 8;
-  t.tm = (group * 8 + inside % height) * 1;
+  row = group * 8 + inside % height;
+  t.kind = step_kind(step);
+  t.shard = shard_of_step(j, step);
+  t.tm = row * 1;
   t.tn = inside / height * 1;
   t.number = t.tm * columns * 1 + t.tn;
   return t;
+}
+
+// A role's way through its tiles.
+typedef struct {
+  u32 number; // of the tile
+  segment order;
+  tile t;
+} walk;
+
+INLINE walk walk_from(const job *j, u32 number)
+{
+  walk w = {number, {0, 0, 0}, {0, 0, 0, 0, 0}};
+  w.t = tile_at(j, &w.order, number);
+  return w;
+}
+
+INLINE void step(const job *j, walk *w, u32 stride)
+{
+  w->number += stride;
+  w->t = tile_at(j, &w->order, w->number);
 }
 
 // Barriers of the output buffer that consumer warpgroup `group` uses at `position`, and the parity that
@@ -499,25 +518,26 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
   tma_load_2d(b, j->map_b, full, k, column);
 }
 
-INLINE void produce(job *j)
+INLINE void produce(job *j, walk w)
 {
-  u32 number, stage = 0, parity = 1;
-  segment order = {0};
+  u32 stage = 0, parity = 1;
   i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, &order, number);
+  // Every second tile goes from the last k-tile to the first: it begins with what the tile before it has left in L2.
+  i32 back = 0;
+  for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
+    tile t = w.t;
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
-    if (t.kind == TILE_END) break;
     NO_UNROLL
     for (i = k_first; i < k_end; ++i) {
       mbar_wait(j->smem + 229408 + 8 * stage, parity);
-      load_stage(j, map_a, stage, i * 64, row, t.tn * 160);
+      load_stage(j, map_a, stage, (back ? k_first + k_end - 1 - i : i) * 64, row, t.tn * 160);
       if (++stage == 4) {
         stage = 0;
         parity ^= 1;
       }
     }
+    back ^= 1;
   }
 }
 
@@ -525,16 +545,15 @@ INLINE void produce(job *j)
 // and y in the shard), then the tile's signal.
 INLINE void store(job *j)
 {
-  u32 number, position = 0; // of the warpgroups of this tile
-  segment order = {0};
+  walk w = walk_from(j, first_tile());
+  u32 position = 0; // of the warpgroups of this tile
   u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   i32 quiet = 0;   // nothing may leave this rank
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, &order, number);
+  for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
+    tile t = w.t;
     i32 i, sub;
     u32 group;
-    if (t.kind == TILE_END) break;
     NO_UNROLL
     for (i = 0; i < 2; ++i) {
       NO_UNROLL
@@ -563,7 +582,6 @@ INLINE void store(job *j)
     other_position = swap;
     turn ^= 1;
   }
-  tma_store_wait(0);
 }
 // One lane of the warpgroup (one per block that shares loads) gives a stage back to the producers.
 INLINE void release_stage(const job *j, u32 stage, u32 thread)
@@ -676,17 +694,17 @@ INLINE void consume(const job *j, u32 group, u32 thread)
 {
   float acc[160];
   i32 k_tiles = first_k_tile(j, j->k_part + 1) - first_k_tile(j, j->k_part);
-  u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
-  u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
-  segment order = {0};
-  tile t = tile_at(j, &order, number), next;
-  for (; t.kind != TILE_END; t = next, number += stride) {
+  walk w = walk_from(j, first_tile() + group * tile_stride());
+  u32 stride = 2 * tile_stride(), position = 0;
+  u32 turn = 0, at = group * (u32)k_tiles, k_stride = 2 * (u32)k_tiles;
+  while (w.t.kind != TILE_END) {
+    tile t = w.t;
     await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
     pass_turn(j, group, thread);
-    next = tile_at(j, &order, number + stride); // under the last tensor core instructions
+    step(j, &w, stride); // to the next tile, under the last tensor core instructions
     multiply_end(j, thread, k_tiles, at);
-    at += step;
+    at += k_stride;
     write_part(j, acc + 0, t.tn * 160 + 0 + (i32)(thread & 3) * 2, group,
                thread, &position);
     write_part(j, acc + 16, t.tn * 160 + 32 + (i32)(thread & 3) * 2, group,
@@ -710,23 +728,15 @@ INLINE void consume(const job *j, u32 group, u32 thread)
   }
 }
 
-INLINE void init_barriers(const job *j)
+// One lane of each warp but the producer's: an mbarrier takes its time to make.
+INLINE void init_barriers(const job *j, u32 helper)
 {
   u32 i;
   NO_UNROLL
-  for (i = 0; i < 4; ++i) {
-    mbar_init(j->smem + 229376 + 8 * i, 1);
-    mbar_init(j->smem + 229408 + 8 * i, 1);
+  for (i = helper; i < 70; i += 11) {
+    mbar_init(j->smem + 229376 + 8 * i, i < 4 ? 1 : i < 8 ? 1 : i < 28 ? 4 : i < 68 ? 1 : i < 70 ? 4 : 0);
   }
-  NO_UNROLL
-  for (i = 0; i < 20; ++i) {
-    mbar_init(out_full(j, i), 4); // the warps of a warpgroup
-    mbar_init(out_empty(j, i), 1);
-    mbar_init(out_ready(j, i), 1);
-  }
-  mbar_init(j->smem + 229920, 4); // warps: each has seen its own turn before it passes the next on
-  mbar_init(j->smem + 229928, 4);
-  smem_store_relaxed_u32(j->smem + 229936, 0);
+  if (helper == 0) smem_store_relaxed_u32(j->smem + 229936, 0);
   mbar_init_fence();
 }
 
@@ -741,6 +751,7 @@ KERNEL(384, 1) tml_gemm_sm90a_bf16_nt_w1__128x160x64_c1x1_s4_pingpong_r10(
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
+  walk w; // the producer's
   j.map_a = map_a.at;
   j.map_b = map_b.at;
   j.map_c = map_c.at;
@@ -752,14 +763,15 @@ KERNEL(384, 1) tml_gemm_sm90a_bf16_nt_w1__128x160x64_c1x1_s4_pingpong_r10(
   j.block = 0;
   j.k_part = 0;
   j.epoch = 0;
-  if (thread == 0) init_barriers(&j);
+  if (warp == 0) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
+  else if (lane == 0) init_barriers(&j, warp - 1);
   block_sync();
   grid_start_next();
-  grid_wait_previous();
 
   if (warp < 4) {
     regs_decrease(56);
-    if (warp == 0 && lane == 0) produce(&j);
+    grid_wait_previous(); // consumers need not: all they see comes from a role that has
+    if (warp == 0 && lane == 0) produce(&j, w);
     if (warp == 1 && lane == 0) store(&j);
   } else {
     regs_increase(224);

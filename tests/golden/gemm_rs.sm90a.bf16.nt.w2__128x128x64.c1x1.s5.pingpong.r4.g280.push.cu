@@ -54,16 +54,13 @@ INLINE u32 cluster_rank(void)
 INLINE void warp_sync(void) { __syncwarp(); }
 // 1 if x is nonzero in all lanes.
 INLINE i32 warp_all(i32 x) { return __all_sync(0xffffffffu, x); }
+// Bit l: x is nonzero in lane l.
+INLINE u32 warp_ballot(i32 x) { return __ballot_sync(0xffffffffu, x); }
 INLINE void block_sync(void) { __syncthreads(); }
-// Execution order alone: for what mbar_init_fence has published, and before leaving.
+// Execution order alone: for what mbar_init_fence has published.
 INLINE void cluster_meet(void)
 {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// The same, and what each thread did before it has happened: arrivals at barriers of other blocks too.
-INLINE void cluster_sync(void)
-{
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 #define regs_decrease(COUNT) asm volatile("setmaxnreg.dec.sync.aligned.u32 " #COUNT ";")
 #define regs_increase(COUNT) asm volatile("setmaxnreg.inc.sync.aligned.u32 " #COUNT ";")
@@ -515,12 +512,10 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
   }
 }
 
-// Storer, when the tile's stores are complete and visible to it.
+// Storer, when the stores of a tile that is sent are complete and visible to it.
 INLINE void signal_tile(const job *j, const tile *t)
 {
-  if (t->kind == TILE_SEND) {
-    global_store_release_sys(signal_word(j, t->shard, j->rank, t->number), j->epoch);
-  }
+  global_store_release_sys(signal_word(j, t->shard, j->rank, t->number), j->epoch);
 }
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
 // looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
@@ -570,9 +565,8 @@ INLINE i32 segment_tiles(const job *j, const segment *s, i32 chunks)
 INLINE tile tile_at(const job *j, segment *at, u32 number)
 {
   tile t;
-  i32 columns = div_up(j->n, 128);
-  i32 chunks = div_up(shard_tiles(j, 0), chunk_tiles());
-  i32 left, group, inside, height, size = segment_tiles(j, at, chunks);
+  i32 columns = div_up(j->n, 128), rows, row, left, group, inside, height, step;
+  i32 chunks = div_up(shard_tiles(j, 0), chunk_tiles()), size = segment_tiles(j, at, chunks);
   t.kind = TILE_END;
   t.shard = t.tm = t.tn = t.number = 0;
   NO_UNROLL
@@ -589,16 +583,39 @@ INLINE tile tile_at(const job *j, segment *at, u32 number)
     size = segment_tiles(j, at, chunks);
   }
   left = (i32)number - at->first + segment_begin(at, chunks);
-  t.kind = step_kind(at->step);
-  t.shard = shard_of_step(j, at->step);
+  step = at->step;
+  rows = div_up(shard_rows(j, shard_of_step(j, step)), 128);
   group = left / (8 * columns);
   inside = left % (8 * columns);
-  height = div_up(shard_rows(j, t.shard), 128) - group * 8;
+  height = rows - group * 8;
   if (height > 8) height = 8;
-  t.tm = (group * 8 + inside % height) * 1;
+  row = group * 8 + inside % height;
+  t.kind = step_kind(step);
+  t.shard = shard_of_step(j, step);
+  t.tm = row * 1;
   t.tn = inside / height * 1;
   t.number = t.tm * columns * 1 + t.tn;
   return t;
+}
+
+// A role's way through its tiles.
+typedef struct {
+  u32 number; // of the tile
+  segment order;
+  tile t;
+} walk;
+
+INLINE walk walk_from(const job *j, u32 number)
+{
+  walk w = {number, {0, 0, 0}, {0, 0, 0, 0, 0}};
+  w.t = tile_at(j, &w.order, number);
+  return w;
+}
+
+INLINE void step(const job *j, walk *w, u32 stride)
+{
+  w->number += stride;
+  w->t = tile_at(j, &w->order, w->number);
 }
 // The frame of a call on a comm: its number, headers, leave. Protocol: epochs never reset; what alternates
 // alternates by the parity of the epoch; before a call ends, block 0 has seen and compared the headers
@@ -672,25 +689,26 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
   tma_load_2d(b, j->map_b, full, k, column);
 }
 
-INLINE void produce(job *j)
+INLINE void produce(job *j, walk w)
 {
-  u32 number, stage = 0, parity = 1;
-  segment order = {0};
+  u32 stage = 0, parity = 1;
   i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, &order, number);
+  // Every second tile goes from the last k-tile to the first: it begins with what the tile before it has left in L2.
+  i32 back = 0;
+  for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
+    tile t = w.t;
     const tensor_map *map_a = operand_map(j, &t);
     i32 i, row = operand_row(j, &t);
-    if (t.kind == TILE_END) break;
     NO_UNROLL
     for (i = k_first; i < k_end; ++i) {
       mbar_wait(j->smem + 229416 + 8 * stage, parity);
-      load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
+      load_stage(j, map_a, stage, (back ? k_first + k_end - 1 - i : i) * 64, row, t.tn * 128);
       if (++stage == 5) {
         stage = 0;
         parity ^= 1;
       }
     }
+    back ^= 1;
   }
 }
 
@@ -710,36 +728,32 @@ INLINE void pace(u64 *next, u32 number, i32 peers)
 }
 
 // Does this block compute another tile?
-INLINE i32 computes_after(const job *j, segment order, u32 number)
+INLINE i32 computes_after(const job *j, walk w)
 {
-  i32 kind;
-  do {
-    number += tile_stride();
-    kind = tile_at(j, &order, number).kind;
-  } while (kind == TILE_COPY);
-  return kind != TILE_END;
+  do step(j, &w, tile_stride());
+  while (w.t.kind == TILE_COPY);
+  return w.t.kind != TILE_END;
 }
 
 // Every tile's buffers in the order of their positions, each to where the policy sends it (store_buffer: x
 // and y in the shard), then the tile's signal.
 INLINE void store(job *j)
 {
-  u32 number, position = 0; // of the warpgroups of this tile
-  segment order = {0};
+  walk w = walk_from(j, first_tile());
+  u32 position = 0; // of the warpgroups of this tile
   u32 turn = 0, other_position = 0; // whose tile it is; position of the other warpgroup
   u32 pending = 0; // empty barrier of the buffer that is still being read; 0: none
   i32 quiet = 0;   // nothing may leave this rank
   j->epoch = call_epoch(j);
   quiet = call_aborted(j) != 0;
   u64 next = 0;
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, &order, number);
+  for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
+    tile t = w.t;
     i32 i, sub;
     u32 group;
-    if (t.kind == TILE_END) break;
     i32 peers = sends_to(&t);
     // Behind its last tile a block has no main loop to spare.
-    if (peers > 0 && !computes_after(j, order, number)) peers = 0;
+    if (peers > 0 && !computes_after(j, w)) peers = 0;
     NO_UNROLL
     for (i = 0; i < 2; ++i) {
       NO_UNROLL
@@ -749,7 +763,7 @@ INLINE void store(job *j)
           u32 index = out_index(turn, position);
           mbar_wait(out_full(j, index), out_parity(position));
           if (smem_load_relaxed_u32(j->smem + 229664) != 0) quiet = 1;
-          if (peers > 0) pace(&next, number, peers);
+          if (peers > 0) pace(&next, w.number, peers);
           store_buffer(j, &t, quiet, out_buffer(j, index), t.tn * 128 + sub * 64,
                        t.tm * 128 + ((i32)group * 2 + i) * 64);
           tma_store_commit();
@@ -765,7 +779,7 @@ INLINE void store(job *j)
     tma_store_wait_read(0);
     mbar_arrive(pending);
     pending = 0;
-    if (t.kind != TILE_COPY) {
+    if (sends_to(&t) > 0) {
       tma_store_wait(0);
       if (!quiet) signal_tile(j, &t);
     }
@@ -774,7 +788,6 @@ INLINE void store(job *j)
     other_position = swap;
     turn ^= 1;
   }
-  tma_store_wait(0);
 }
 // The buffers of one tile: tiles that add get peers' partials, copied tiles the finished values, others come
 // empty.
@@ -812,13 +825,12 @@ INLINE void load_buffers(const job *j, const tile *t, u32 turn, u32 *at)
 
 INLINE void load(job *j)
 {
-  u32 number, turn = 0, position[2] = {0, 0};
-  segment order = {0};
+  walk w = walk_from(j, first_tile());
+  u32 turn = 0, position[2] = {0, 0};
   i32 alive = 1;
   j->epoch = call_epoch(j);
-  for (number = first_tile();; number += tile_stride()) {
-    tile t = tile_at(j, &order, number);
-    if (t.kind == TILE_END) break;
+  for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
+    tile t = w.t;
     if (alive && reads_staging(&t)) alive = wait_tile(j, &t);
     if (!alive) smem_store_relaxed_u32(j->smem + 229664, 1); // the storer publishes nothing from here on
     if (turn == 0) {
@@ -980,17 +992,17 @@ INLINE void consume(const job *j, u32 group, u32 thread)
 {
   float acc[128];
   i32 k_tiles = first_k_tile(j, j->k_part + 1) - first_k_tile(j, j->k_part);
-  u32 number = first_tile() + group * tile_stride(), stride = 2 * tile_stride();
-  u32 turn = 0, position = 0, at = group * (u32)k_tiles, step = 2 * (u32)k_tiles;
-  segment order = {0};
-  tile t = tile_at(j, &order, number), next;
-  for (; t.kind != TILE_END; t = next, number += stride) {
+  walk w = walk_from(j, first_tile() + group * tile_stride());
+  u32 stride = 2 * tile_stride(), position = 0;
+  u32 turn = 0, at = group * (u32)k_tiles, k_stride = 2 * (u32)k_tiles;
+  while (w.t.kind != TILE_END) {
+    tile t = w.t;
     await_turn(j, group, turn++);
     multiply_begin(j, acc, group, thread, k_tiles, at);
     pass_turn(j, group, thread);
-    next = tile_at(j, &order, number + stride); // under the last tensor core instructions
+    step(j, &w, stride); // to the next tile, under the last tensor core instructions
     multiply_end(j, thread, k_tiles, at);
-    at += step;
+    at += k_stride;
     if (tile_adds(&t)) {
       write_sum(j, &t, acc, group, thread, &position);
       continue;
@@ -1006,23 +1018,15 @@ INLINE void consume(const job *j, u32 group, u32 thread)
   }
 }
 
-INLINE void init_barriers(const job *j)
+// One lane of each warp but the producer's: an mbarrier takes its time to make.
+INLINE void init_barriers(const job *j, u32 helper)
 {
   u32 i;
   NO_UNROLL
-  for (i = 0; i < 5; ++i) {
-    mbar_init(j->smem + 229376 + 8 * i, 1);
-    mbar_init(j->smem + 229416 + 8 * i, 1);
+  for (i = helper; i < 36; i += 11) {
+    mbar_init(j->smem + 229376 + 8 * i, i < 5 ? 1 : i < 10 ? 1 : i < 18 ? 4 : i < 34 ? 1 : i < 36 ? 4 : 0);
   }
-  NO_UNROLL
-  for (i = 0; i < 8; ++i) {
-    mbar_init(out_full(j, i), 4); // the warps of a warpgroup
-    mbar_init(out_empty(j, i), 1);
-    mbar_init(out_ready(j, i), 1);
-  }
-  mbar_init(j->smem + 229648, 4); // warps: each has seen its own turn before it passes the next on
-  mbar_init(j->smem + 229656, 4);
-  smem_store_relaxed_u32(j->smem + 229664, 0);
+  if (helper == 0) smem_store_relaxed_u32(j->smem + 229664, 0);
   mbar_init_fence();
 }
 
@@ -1055,6 +1059,7 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g280
 {
   u32 thread = thread_id(), warp = warp_uniform(thread >> 5), lane = thread & 31;
   job j;
+  walk w; // the producer's
   j.map_a = map_a.at;
   j.map_b = map_b.at;
   j.map_c = map_c.at;
@@ -1076,13 +1081,15 @@ KERNEL(384, 1) tml_gemm_rs_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_g280
   j.block = 0;
   j.k_part = 0;
   j.epoch = 0;
-  if (thread == 0) init_barriers(&j);
+  if (warp == 0) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
+  else if (lane == 0) init_barriers(&j, warp - 1);
   block_sync();
   grid_start_next();
 
   if (warp < 4) {
     regs_decrease(72);
-    if (warp == 0 && lane == 0) produce(&j);
+    grid_wait_previous(); // consumers need not: all they see comes from a role that has
+    if (warp == 0 && lane == 0) produce(&j, w);
     if (warp == 1 && lane == 0) store(&j);
     if (warp == 2 && lane == 0) load(&j);
     if (warp == 3) herald(&j, lane);

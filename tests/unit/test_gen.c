@@ -281,7 +281,7 @@ static int check_attributes(void *user, const tml_variant *v, const char *reason
   if (v->kind == TML_KIND_AUX) sends = 0;
   int gate = v->kind == TML_KIND_AUX && strstr(v->name, "__gate") != NULL;
   if (v->cooperative != sends) fail_msg("%s: cooperative is %d", v->name, v->cooperative);
-  if (v->overlap != (gate || (v->kind == TML_KIND_FUSED && !sends)))
+  if (v->overlap != (gate || v->kind == TML_KIND_FUSED))
     fail_msg("%s: overlap is %d", v->name, v->overlap);
   if (v->kind == TML_KIND_FUSED && v->box_n != (v->tile_n % 64 ? 32 : 64))
     fail_msg("%s: box_n is %d", v->name, v->box_n);

@@ -24,7 +24,7 @@ static int find_variants(void **state)
  * stream's previous kernel has ended. Never both. */
 static int is_cooperative(const fake_op *op)
 {
-  return op->launch.cooperative && !op->launch.programmatic;
+  return op->launch.cooperative && op->launch.programmatic;
 }
 
 static int is_programmatic(const fake_op *op)

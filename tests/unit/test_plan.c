@@ -295,9 +295,9 @@ static void bytes_rank(test_bed *rig)
   } rows[] = {
       /* S = 34; 3 shards */
       {"ag_gemm:bf16:nt:w3:100x64x128", ce.name, {.slots = 3 * 34 * 128 * 2}},
-      {"ag_gemm:bf16:nt:w3:1000x64x1032", /* 3 blocks of rows x 3 chunks along k */
+      {"ag_gemm:bf16:nt:w3:1000x64x1032", /* 3 blocks of rows x 9 chunks along k */
        sm.name,
-       {.staging = 3 * 334 * 1032 * 2, .signals = 8 * 3 * 3 * 3}},
+       {.staging = 3 * 334 * 1032 * 2, .signals = 8 * 3 * 3 * 9}},
       {"gemm_rs:bf16:nt:w3:100x264x128",
        push.name,
        {.staging = 3 * 34 * 264 * 2, .signals = 8 * 3 * 3}},
