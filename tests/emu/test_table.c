@@ -355,6 +355,25 @@ static void rings(void **state)
     }
 }
 
+/* Movers and shards side by side: empty and ragged shards, more of them than a raster group has rows, late
+ * peers. */
+static void gathered_tiles(void **state)
+{
+  static const char *const cases[][2] = {
+      {"ag_gemm:bf16:nt:w4:3x72x200", "*__128x128x64.c1x1.s6.coop.*r2.x8.sm"},
+      {"ag_gemm:bf16:nt:w2:300x264x1096:bias", "*__128x128x64.c1x1.s6.coop.*r2.x4.sm"},
+      {"ag_gemm:fp16:nt:w3:300x264x328", "*__128x128x64.c2x1.s6.coop.*.side.x8.sm"},
+      {"ag_gemm:bf16:nt:w8:1100x72x72", "*__128x128x64.c1x1.s6.coop.*.side.x4.sm"},
+      {"ag_gemm:bf16:nt:w4:37x264x264:bias", "*__128x128x64.c1x2.s6.coop.*.kc2.side.ce"}};
+  (void)state;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+      bed_case c = bed_of(cases[i][0], cases[i][1], seed % 2 ? 12 : 5, seed);
+      if (seed == 3) c.spoil = peers_are_late;
+      good(&c);
+    }
+}
+
 /* Parts of k summed by clusters: many tiles of one cluster, parts without k-tiles, any schedule, and
  * the same bits under all of them. */
 static void split_tiles(void **state)
@@ -463,6 +482,7 @@ int main(void)
       cmocka_unit_test(short_turns),
       cmocka_unit_test(pulling),
       cmocka_unit_test(rings),
+      cmocka_unit_test(gathered_tiles),
       cmocka_unit_test(split_tiles),
       cmocka_unit_test(few_are_resident),
       cmocka_unit_test(late_peers),

@@ -947,8 +947,11 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_mc2_
   j.block = 0;
   j.k_part = 0;
   j.epoch = 0;
-  if (warp == 0) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
-  else if (lane == 0) init_barriers(&j, warp - 1);
+  if (warp == 0) {
+    w = walk_from(&j, first_tile()); // now, since the first loads wait for it
+  } else if (lane == 0) {
+    init_barriers(&j, warp - 1);
+  }
   block_sync();
   grid_start_next();
 

@@ -797,8 +797,11 @@ KERNEL(384, 4) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_k4_s5_coop_r2(
   j.block = 0;
   j.k_part = cluster_rank();
   j.epoch = 0;
-  if (warp == 0) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
-  else if (lane == 0) init_barriers(&j, warp - 1);
+  if (warp == 0) {
+    w = walk_from(&j, first_tile()); // now, since the first loads wait for it
+  } else if (lane == 0) {
+    init_barriers(&j, warp - 1);
+  }
   cluster_meet(); // the other block's barriers exist from here on
   block_sync();
   grid_start_next();

@@ -761,8 +761,11 @@ KERNEL(384, 1) tml_gemm_sm90a_fp16_nt_w1__128x128x64_c1x1_s5_pingpong_r4(
   j.block = 0;
   j.k_part = 0;
   j.epoch = 0;
-  if (warp == 0) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
-  else if (lane == 0) init_barriers(&j, warp - 1);
+  if (warp == 0) {
+    w = walk_from(&j, first_tile()); // now, since the first loads wait for it
+  } else if (lane == 0) {
+    init_barriers(&j, warp - 1);
+  }
   block_sync();
   grid_start_next();
 
