@@ -14,7 +14,8 @@ M.list = {
     dsmem_rate = 32,       -- bytes from other blocks of the cluster
     dram = 2.7e12,         -- bytes per second that GEMMs reach (H100; the H200 has more)
     l2_keep = 4.0e7,       -- bytes of what was read last that are still in L2
-    mover = 2.8e10,        -- bytes per second of a block that carries data to peers
+    mover = 2.2e10,        -- bytes per second of a block that carries data to peers
+    movers = 0.74,         -- of the link that any number of them reaches
     link = { nvlink = 3.5e11, pcie = 2.5e10 } }, -- bytes per second, one way
 }
 

@@ -14,6 +14,7 @@ local FILL = 1300        -- clocks until the first tile's loads have come
 local PART, PART_LATE = 270, 490
 local SUM_PART = 670     -- more for one that adds a partial
 local NARROW = 0.42      -- the part of these that one of 32 columns takes
+local SPLIT_WAVES = 1.2  -- a split tile's sums and the next one's main loop get in each other's way
 -- Loads come late now and then: main loops lose so much for each 1000 clocks that the stages hold less
 -- than AHEAD.
 local LATE, AHEAD = 0.07, 4300
@@ -53,7 +54,7 @@ local function gathered_us(v, p, facts, w)
   local bytes = cdiv(p.m, p.world) * p.k * 2 * peers
   local tiles = cdiv(w.tiles, p.world)
   if v.comm == "sm" then
-    local rate = math.min(w.link, v.movers * facts.mover)
+    local rate = math.min(w.link * facts.movers, v.movers * facts.mover)
     local part = math.min(1, v.derived.move_k / p.k)
     local all = 9 + bytes / rate * 1e6
     return 7 + bytes / rate * 1e6 * part, all + cdiv(tiles, w.clusters) * w.tile_us * part
@@ -145,6 +146,7 @@ function M.cost(v, p, machine)
   local tiles = math.max(1, cluster_tiles(v, p))
   local waves = cdiv(tiles, clusters)
   local main, epilogue, mma = tile_clocks(v, p, facts)
+  if v.split > 1 and waves > 1 then main = SPLIT_WAVES * main end
   local clocks = waves * (main + epilogue) + FILL
   local clock = clock_of(v, facts, tiles * blocks * mma / (sms * clocks))
   local tile_us = (main + epilogue) / (clock * 1e3)
@@ -154,8 +156,9 @@ function M.cost(v, p, machine)
   if v.comm == "ce" or v.comm == "sm" then
     local first, last = gathered_us(v, p, facts, w)
     -- blocks that begin with a peer's tile begin late
+    local own = tiles // p.world
     if v.order == "side" then us = us + 0.7 * first
-    elseif tiles < clusters * p.world then us = us + first end
+    elseif own < clusters then us = math.max(us, first + cdiv(tiles - own, clusters) * tile_us + LAUNCH_US) end
     -- where all is hidden, fewer copies and movers disturb the main loops less
     local disturb = (v.chunk[1] * v.chunk[2] - 1) * (p.world - 1) * 0.5 + v.movers * 0.03
     return math.max(us, last + LAUNCH_US) + disturb
