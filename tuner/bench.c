@@ -169,11 +169,9 @@ static int run(bench_options *o)
   ranks_probe(&machine);
   int world = ranks_world(&how, &machine);
   if (machine.devices == 0) return cli_fail("no GPU to run on: %s", machine.why);
-  size_t dropped = problems_keep_world(&o->list, world);
-  if (o->list.count == 0)
-    return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
-  if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
-  int code = ranks_run(&how, &machine, rank_main, o);
+  int code = problems_fit(&o->list, world);
+  if (code) return code;
+  code = ranks_run(&how, &machine, rank_main, o);
   size_t reports = device_reports();
   return reports ? cli_fail("the emulator reports %zu hazards", reports) : code;
 }

@@ -200,10 +200,8 @@ static int choose_problems(check_options *o, int world, int suite)
         .size = sizeof p, .op = TML_GEMM_AR, .world = world, .m = 512, .n = 1024, .k = 512};
     problems_add(&o->list, &p);
   }
-  size_t before = o->list.count, dropped = problems_keep_world(&o->list, world);
-  if (before && dropped == before)
-    return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
-  if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
+  int code = o->list.count > 0 ? problems_fit(&o->list, world) : CLI_OK;
+  if (code) return code;
   if (o->inject && (world < 2 || o->list.at[0].op == TML_GEMM))
     return cli_usage("check",
                      "--inject needs a world of 2 or more and a problem that communicates");

@@ -80,6 +80,15 @@ size_t problems_keep_world(problems *list, int world)
   return all - kept;
 }
 
+int problems_fit(problems *list, int world)
+{
+  size_t dropped = problems_keep_world(list, world);
+  if (list->count == 0)
+    return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
+  if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
+  return CLI_OK;
+}
+
 tml_problem problems_gemm_of(const tml_problem *problem)
 {
   tml_problem gemm = *problem;

@@ -19,6 +19,8 @@ int problems_read(problems *list, const char *command, const cli_list *operands,
 /* Keeps what a world of this size can run: its own collectives and every plain GEMM. Returns how
  * many were dropped. */
 size_t problems_keep_world(problems *list, int world);
+/* The same; says how many, and fails if nothing is left. CLI_OK, or CLI_FAILED after a message. */
+int problems_fit(problems *list, int world);
 /* Sorts plain GEMMs to the front, stable; with `add`, also adds the GEMM that each collective
  * contains, once. */
 void problems_gemm_first(problems *list, int add);

@@ -12,7 +12,7 @@
 #include "progress.h"
 #include "stats.h"
 
-#define PUBLISH_S 60 /* picks wait at most so long beside the bank: publishing copies all of it */
+#define PUBLISH_S 20 /* picks wait at most so long beside the bank: publishing copies all of it */
 
 static const table_column columns[] = {
     {"problem", "problem", 's', 0, 44},
@@ -309,17 +309,15 @@ static int run(tune_options *o)
   ranks_probe(&machine);
   int world = ranks_world(&how, &machine);
   if (machine.devices == 0) return cli_fail("no GPU to run on: %s", machine.why);
-  size_t dropped = problems_keep_world(&o->list, world);
-  if (o->list.count == 0)
-    return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
-  if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
+  int code = problems_fit(&o->list, world);
+  if (code) return code;
   problems_gemm_first(&o->list, 1);
   /* Shared: the compiling process writes it, the ranks read it. */
   size_t bytes = o->list.count * sizeof *o->compiled_s;
   void *shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (shared == MAP_FAILED) return cli_fail("out of memory");
   o->compiled_s = shared;
-  int code = prepare_and_start(o, &how, &machine, world);
+  code = prepare_and_start(o, &how, &machine, world);
   munmap(shared, bytes);
   return code;
 }
