@@ -157,8 +157,11 @@ function M.cost(v, p, machine)
     local first, last = gathered_us(v, p, facts, w)
     -- blocks that begin with a peer's tile begin late
     local own = tiles // p.world
-    if v.order == "side" then us = us + 0.7 * first
-    elseif own < clusters then us = math.max(us, first + cdiv(tiles - own, clusters) * tile_us + LAUNCH_US) end
+    if v.order == "side" then
+      us = us + 0.7 * first
+    elseif own < clusters then
+      us = math.max(us, first + cdiv(tiles - own, clusters) * tile_us + LAUNCH_US)
+    end
     -- where all is hidden, fewer copies and movers disturb the main loops less
     local disturb = (v.chunk[1] * v.chunk[2] - 1) * (p.world - 1) * 0.5 + v.movers * 0.03
     return math.max(us, last + LAUNCH_US) + disturb
