@@ -45,7 +45,7 @@ M.axes = {
     end },
   -- "side": the shards' rows side by side, so that weights are read once for all of them; some blocks
   -- wait for the first chunks. Else the own shard comes first.
-  { "order", { "", "side" }, of = { ce = true, sm = true } },
+  { "order", { "", "side" }, of = { sm = true } },
   -- Blocks that carry this rank's shard to the peers and compute nothing.
   { "movers", { 0, 8, 4, 16 }, of = { sm = true },
     print = function(v) return v > 0 and "x" .. v or "" end },
@@ -202,9 +202,6 @@ function M.refuse(v, arch)
     end
   end
   if v.whole and v.ring == 2 then return "ring: a whole tile's is two" end
-  if v.order == "side" and v.comm == "ce" and v.chunk[1] == 1 then
-    return "order: side by side, blocks would wait for a whole shard; chunks along k bring its beginning"
-  end
   if v.comm == "sm" and v.movers == 0 then return "movers: no block moves the shard" end
   if v.pace > 0 and v.ring ~= tile_parts(v) then return "pace: needs a ring of a whole tile" end
   local bytes = smem_bytes(v, v.stages, v.ring)

@@ -364,7 +364,7 @@ static void gathered_tiles(void **state)
       {"ag_gemm:bf16:nt:w2:300x264x1096:bias", "*__128x128x64.c1x1.s6.coop.*r2.x4.sm"},
       {"ag_gemm:fp16:nt:w3:300x264x328", "*__128x128x64.c2x1.s6.coop.*.side.x8.sm"},
       {"ag_gemm:bf16:nt:w8:1100x72x72", "*__128x128x64.c1x1.s6.coop.*.side.x4.sm"},
-      {"ag_gemm:bf16:nt:w4:37x264x264:bias", "*__128x128x64.c1x2.s6.coop.*.kc2.side.ce"}};
+      {"ag_gemm:bf16:nt:w4:37x264x264:bias", "*__128x128x64.c1x2.s6.coop.*.side.x8.sm"}};
   (void)state;
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     for (uint64_t seed = 1; seed <= 3; seed++) {
