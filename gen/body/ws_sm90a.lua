@@ -83,9 +83,6 @@ local function map_counts(comm, world)
   }
 end
 
--- A storer that looks at the clock or sends twice needs more registers than one that stores.
-local function busy_storer(v) return v.pace > 0 or v.comm == "twoshot" end
-
 -- Columns of an output buffer: a row of it is one line of the TMA swizzle (128 or 64 bytes).
 local function part_columns(v) return v.tile[2] % 64 == 0 and 64 or 32 end
 
@@ -93,10 +90,20 @@ local function part_columns(v) return v.tile[2] % 64 == 0 and 64 or 32 end
 local function row_blocks(v)
   return v.tile[1] // (64 * (v.schedule == "pingpong" and 1 or CONSUMERS))
 end
+local function accumulators(v) return row_blocks(v) * v.tile[2] // 2 end -- of a thread
 local function tile_parts(v) return row_blocks(v) * v.tile[2] // part_columns(v) end
 
 -- Of the rows of a warpgroup's 64-row block, a block of a split tile stores its share.
 local function box_rows(v) return SUB // v.split end
+
+-- Registers of a thread of the producer warpgroup and of a consumer, of the 168 each that the launch bound
+-- allows. A storer that looks at the clock or sends twice needs more than one that stores, and few consumers need
+-- all they can get.
+local function registers(v)
+  local busy = v.pace > 0 or v.comm == "twoshot"
+  if busy or accumulators(v) <= 128 then return 72, 216 end
+  return 56, 224
+end
 
 local function ring_bytes(v, ring) return CONSUMERS * ring * box_rows(v) * part_columns(v) * 2 end
 
@@ -136,6 +143,7 @@ function M.derive(v)
   local sums = ring + ring_bytes(v, v.ring)
   local bars = sums + sums_bytes(v)
   local words = bars + 8 * barrier_count(v, v.stages, v.ring)
+  local producer_regs, consumer_regs = registers(v)
   local turn = bars + 16 * v.stages + 24 * CONSUMERS * v.ring
   return {
     BM = bm, BN = bn, BK = bk, CM = cm, CN = cn, SPLIT = v.split, CL = cm * cn * v.split,
@@ -144,8 +152,9 @@ function M.derive(v)
     pingpong = v.schedule == "pingpong", MI = row_blocks(v),
     PACE = v.pace, fixed = v.roles == "fixed",
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
-    -- of the 168 a thread that the launch bound allows
-    producer_regs = busy_storer(v) and 72 or 56, consumer_regs = busy_storer(v) and 216 or 224,
+    producer_regs = producer_regs, consumer_regs = consumer_regs,
+    -- the place of the first tile is found in the prologue, where there are registers to keep it
+    early = v.comm == "none" or producer_regs > 56,
     -- shared memory, byte offsets
     at_a = 0, at_b = v.stages * bm * bk * 2, at_ring = ring,
     at_full = bars, at_empty = bars + 8 * v.stages,
@@ -184,14 +193,13 @@ function M.refuse(v, arch)
   if rows % 64 ~= 0 then
     return ("schedule: %s gives a warpgroup %d rows, not a multiple of 64"):format(v.schedule, rows)
   end
-  local accumulators = rows * v.tile[2] // 128
-  if accumulators > 192 then
+  if accumulators(v) > 192 then
     return ("registers: %d accumulators a thread leave no room for the epilogue"):format(
-      accumulators)
+      accumulators(v))
   end
-  if accumulators > 160 and sends_partials(v.comm) then
+  if accumulators(v) > 160 and sends_partials(v.comm) then
     return ("registers: %d accumulators a thread leave no room for the sum of partials"):format(
-      accumulators)
+      accumulators(v))
   end
   if v.split > 1 then
     if sends_partials(v.comm) then return "split: a tile's signal has one writer" end

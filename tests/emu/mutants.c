@@ -64,10 +64,6 @@ static const shape AG_MOVERS_LONG = {
 static const shape SPLIT = {
     "gemm:bf16:nt:w1:137x264x136", "*__128x128x64.c1x1.k4.*", 1, 0, -1, 0, 0, 0};
 
-/* A shard has one row of tiles, a cluster two. */
-static const shape AG_MATES = {
-    "ag_gemm:bf16:nt:w2:37x136x520", "*__128x128x64.c2x1.s6.coop.*.ce", 2, 0, -1, 12, 0, 0};
-
 /* Two blocks share loads and give stages back to each other. */
 static const shape MATES = {
     "gemm:bf16:nt:w1:129x136x520", "*__128x128x64.c2x1.s6.coop.*", 1, 0, -1, 0, 0, 0};
@@ -220,7 +216,7 @@ static const mutant mutants[] = {
     {"moved chunk read before its signal",
      &AG_MOVERS,
      "ag_gemm",
-     {{"  return *arrived != 0 ? chunks * #", "  return 1 ? chunks * #"}},
+     {{"  return *aborted != 0 ? chunks * #", "  return 1 ? chunks * #"}},
      0},
     {"next moved chunk taken as come unseen",
      &AG_MOVERS_LATE,
@@ -285,11 +281,6 @@ static const mutant mutants[] = {
      &SPLIT,
      "gemm",
      {{"mbar_arrive_cluster_release(", "mbar_arrive_cluster("}},
-     0},
-    {"blocks of a cluster go different ways along k",
-     &AG_MATES,
-     "ag_gemm",
-     {{"    if (t.shard != j->rank) back = 0;", "    if (is_awaited(j, &t)) back = 0;"}},
      0},
     {"block leaves while its mate still gives stages back",
      &MATES,

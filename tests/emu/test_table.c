@@ -374,6 +374,31 @@ static void gathered_tiles(void **state)
     }
 }
 
+/* The bits of a result do not depend on how many SMs there are. */
+static void any_grid(void **state)
+{
+  static const char *const cases[][2] = {
+      {"gemm:bf16:nt:w1:300x264x520", "*__128x128x64.c1x1.s6.coop.r2"},
+      {"ag_gemm:bf16:nt:w2:600x264x520", "*__128x128x64.c1x1.s6.coop.r2.ce"},
+      {"gemm_rs:bf16:nt:w2:600x264x520", "*__128x128x64.c1x1.s6.coop.r2.push"},
+      {"gemm_ar:fp16:nt:w2:600x264x520", "*__128x128x64.c1x1.s6.coop.r2.twoshot"}};
+  static const int sms[] = {1, 3, 12};
+  static bed_result r;
+  char why[2 * BED_TEXT];
+  (void)state;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    uint64_t hash = 0;
+    for (int s = 0; s < 3; s++) {
+      bed_case c = bed_of(cases[i][0], cases[i][1], 1, 1);
+      c.machine.sms = sms[s];
+      bed_run(&c, &r);
+      if (!bed_good(&c, &r, why, sizeof why)) fail_msg("%s: %s", cases[i][1], why);
+      if (s > 0) assert_int_equal(r.hash, hash);
+      hash = r.hash;
+    }
+  }
+}
+
 /* Parts of k summed by clusters: many tiles of one cluster, parts without k-tiles, any schedule, and
  * the same bits under all of them. */
 static void split_tiles(void **state)
@@ -483,6 +508,7 @@ int main(void)
       cmocka_unit_test(pulling),
       cmocka_unit_test(rings),
       cmocka_unit_test(gathered_tiles),
+      cmocka_unit_test(any_grid),
       cmocka_unit_test(split_tiles),
       cmocka_unit_test(few_are_resident),
       cmocka_unit_test(late_peers),

@@ -6,7 +6,7 @@
 //   warp 1        storer: output buffers -> C or a peer's staging, then the tile's signal
 //   warp 2        loader: peers' partial or finished tiles -> output buffers (policies that add or copy)
 //   warp 3        herald: the headers of the call (block 0 of a call on a comm)
-//   warps 4-11    two consumer warpgroups: tensor cores, epilogue
+//   warps 4-11    two consumer warpgroups: tensor cores, epilogue; in blocks that are movers (sm) some carry chunks
 //
 // Schedule pingpong: the warpgroups take turns, a whole tile each, so that one's epilogue runs under the other's tensor cores; the ring of stages keeps their order.
 //
@@ -454,10 +454,10 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
 // arrive after a few microseconds, and the rows need not be packed.
 //
 // A chunk is 128 rows x 128 columns of the shard, so small that the first arrive soon, and is carried by one
-// block, which then stores the call's epoch to its signal word. Sends wait for nothing, and movers have the lowest block numbers, so all
-// chunks arrive however few blocks are resident.
+// block, which then stores the call's epoch to its signal word. Sends wait for nothing, and movers have the lowest
+// block numbers, so all chunks arrive however few blocks are resident.
 // What ce and sm share: the order of the tiles and where they go. The own shard first, read in place, then
-// the peers' in order of arrival: rank s serves s - 1 first, so r receives from r + 1 first.
+// the peers' in order of arrival (or their rows side by side, in that order): rank s serves s - 1 first, so r receives from r + 1 first.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + step) % 2; }
 INLINE i32 step_kind(i32 step) { return (void)step, TILE_OWN; }
 
@@ -491,12 +491,12 @@ INLINE i32 operand_half(const job *j, const tile *t) { return t->shard == j->ran
 
 // Producer's warp, before k-tile i of an awaited tile: waits for the chunk that has it. Each lane looks at a
 // chunk, so that of a shard that has come many chunks cost one look. Returns how many k-tiles of this tile are
-// then there. *arrived: nonzero after an abort, then nothing is waited for.
-INLINE i32 gate(const job *j, const tile *t, i32 i, u32 *arrived)
+// then there. *aborted: then nothing is waited for.
+INLINE i32 gate(const job *j, const tile *t, i32 i, u32 *aborted)
 {
   i32 chunks = div_up(j->k, 128), lane = (i32)(thread_id() & 31), chunk = i / 2 + lane, there = 0;
   u32 all, ready = 0;
-  if (*arrived != 0) return chunks * 2;
+  if (*aborted != 0) return chunks * 2;
   if (chunk < chunks) {
     u64 word = signal_word(j, j->rank, t->shard, t->tm * chunks + chunk);
     there = global_load_acquire_sys(word) >= j->epoch;
@@ -505,16 +505,16 @@ INLINE i32 gate(const job *j, const tile *t, i32 i, u32 *arrived)
   }
   all = warp_ballot(there);
   warp_sync(); // what the lanes have seen is there for the one that loads
-  if ((all & 1) == 0) *arrived = 1;
+  if ((all & 1) == 0) *aborted = 1;
   while (ready < 32 && (all >> ready & 1) != 0) ++ready;
-  return *arrived != 0 ? chunks * 2 : (i / 2 + (i32)ready) * 2;
+  return *aborted != 0 ? chunks * 2 : (i / 2 + (i32)ready) * 2;
 }
 
 INLINE void call_finished(const job *j, u64 epoch) { (void)j, (void)epoch; }
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
 // looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
 // a step go in chunks of all, chunk c of a step comes in round c + step_delay, and a
-// round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
+// round has its steps in order. Or the rows of all shards lie side by side (beside), as if they were one. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
 // their rows of A in L2.
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
@@ -744,8 +744,6 @@ INLINE void produce(job *j, walk w, u32 lane)
 {
   u32 stage = 0, parity = 1;
   i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
-  // Every second tile goes from the last k-tile to the first: it begins with what the tile before it has left in L2.
-  i32 back = 1;
   u32 arrived = 0; // the gate's own
   for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
     tile t = w.t;
@@ -753,19 +751,18 @@ INLINE void produce(job *j, walk w, u32 lane)
     i32 i, row = operand_row(j, &t);
     i32 ready = is_awaited(j, &t) ? k_first : k_end; // k-tiles before it need no wait
     if (ready == k_first && j->epoch == 0) j->epoch = call_epoch(j);
-    if (t.shard != j->rank) back = 0; // in the order in which chunks arrive, in all blocks of a cluster
     i32 half = operand_half(j, &t);
     NO_UNROLL
     for (i = k_first; i < k_end; ++i) {
       if (i == ready) ready = gate(j, &t, i, &arrived);
       mbar_wait(j->smem + 229416 + 8 * stage, parity);
-      if (lane == 0) load_stage(j, map_a, stage, (back ? k_first + k_end - 1 - i : i) * 64, row, half, t.tn * 128);
+      if (lane == 0) load_stage(j, map_a, stage, i * 64, row, half, t.tn * 128);
+      warp_sync(); // no lane falls a round of stages behind
       if (++stage == 5) {
         stage = 0;
         parity ^= 1;
       }
     }
-    back ^= 1;
   }
 }
 
@@ -1005,11 +1002,8 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_x8_s
   j.block = 0;
   j.k_part = 0;
   j.epoch = 0;
-  if (warp == 0) {
-    if (block_id() >= 8) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
-  } else if (lane == 0) {
-    init_barriers(&j, warp - 1);
-  }
+  if (warp == 0 && block_id() >= 8) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
+  if (warp > 0 && lane == 0) init_barriers(&j, warp - 1);
   block_sync();
   grid_start_next();
 
@@ -1018,12 +1012,12 @@ KERNEL(384, 1) tml_ag_gemm_sm90a_bf16_nt_w2__128x128x64_c1x1_s5_pingpong_r4_x8_s
     if (warp == 3) herald(&j, lane);
     if (warp >= 4 && warp < 9 && lane == 0) move_shard(&j, warp - 4);
   } else if (warp < 4) {
-    regs_decrease(56);
-    grid_wait_previous(); // consumers need not: all they see comes from a role that has
+    regs_decrease(72);
+    grid_wait_previous(); // consumers need not: the bias, all they read, comes behind a stage that a waiting role filled
     if (warp == 0) produce(&j, w, lane);
     if (warp == 1 && lane == 0) store(&j);
   } else {
-    regs_increase(224);
+    regs_increase(216);
     consume(&j, (warp - 4) / 4, thread % 128);
   }
 

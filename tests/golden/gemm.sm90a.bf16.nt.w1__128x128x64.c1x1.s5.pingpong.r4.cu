@@ -6,7 +6,7 @@
 //   warp 1        storer: output buffers -> C or a peer's staging, then the tile's signal
 //   warp 2        loader: peers' partial or finished tiles -> output buffers (policies that add or copy)
 //   warp 3        herald: the headers of the call (block 0 of a call on a comm)
-//   warps 4-11    two consumer warpgroups: tensor cores, epilogue
+//   warps 4-11    two consumer warpgroups: tensor cores, epilogue; in blocks that are movers (sm) some carry chunks
 //
 // Schedule pingpong: the warpgroups take turns, a whole tile each, so that one's epilogue runs under the other's tensor cores; the ring of stages keeps their order.
 //
@@ -401,7 +401,7 @@ INLINE void store_buffer(const job *j, const tile *t, i32 quiet, u32 buffer, i32
 // Which tile next: a rule of the tile's number, so that every role finds the same answer and nothing is
 // looked up. A policy gives the steps of a call (shard_of_step, step_kind), and how they mix: the tiles of
 // a step go in chunks of all, chunk c of a step comes in round c + step_delay, and a
-// round has its steps in order. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
+// round has its steps in order. Or the rows of all shards lie side by side (beside), as if they were one. Inside a shard the raster walks groups of rows of cluster tiles, which keeps
 // their rows of A in L2.
 //
 // Tiles never straddle a shard: the last row of tiles of a shard is cut by its tensor maps. Tiles that a
@@ -518,12 +518,11 @@ INLINE void load_stage(const job *j, const tensor_map *map_a, u32 stage, i32 k, 
   tma_load_2d(b, j->map_b, full, k, column);
 }
 
-INLINE void produce(job *j, walk w)
+// One lane.
+INLINE void produce(job *j, walk w, u32 lane)
 {
   u32 stage = 0, parity = 1;
   i32 k_first = first_k_tile(j, j->k_part), k_end = first_k_tile(j, j->k_part + 1);
-  // Every second tile goes from the last k-tile to the first: it begins with what the tile before it has left in L2.
-  i32 back = 0;
   for (; w.t.kind != TILE_END; step(j, &w, tile_stride())) {
     tile t = w.t;
     const tensor_map *map_a = operand_map(j, &t);
@@ -531,13 +530,12 @@ INLINE void produce(job *j, walk w)
     NO_UNROLL
     for (i = k_first; i < k_end; ++i) {
       mbar_wait(j->smem + 229416 + 8 * stage, parity);
-      load_stage(j, map_a, stage, (back ? k_first + k_end - 1 - i : i) * 64, row, t.tn * 128);
+      load_stage(j, map_a, stage, i * 64, row, t.tn * 128);
       if (++stage == 5) {
         stage = 0;
         parity ^= 1;
       }
     }
-    back ^= 1;
   }
 }
 
@@ -751,21 +749,18 @@ KERNEL(384, 1) tml_gemm_sm90a_bf16_nt_w1__128x128x64_c1x1_s5_pingpong_r4(
   j.block = 0;
   j.k_part = 0;
   j.epoch = 0;
-  if (warp == 0) {
-    w = walk_from(&j, first_tile()); // now, since the first loads wait for it
-  } else if (lane == 0) {
-    init_barriers(&j, warp - 1);
-  }
+  if (warp == 0) w = walk_from(&j, first_tile()); // now, since the first loads wait for it
+  if (warp > 0 && lane == 0) init_barriers(&j, warp - 1);
   block_sync();
   grid_start_next();
 
   if (warp < 4) {
-    regs_decrease(56);
-    grid_wait_previous(); // consumers need not: all they see comes from a role that has
-    if (warp == 0 && lane == 0) produce(&j, w);
+    regs_decrease(72);
+    grid_wait_previous(); // consumers need not: the bias, all they read, comes behind a stage that a waiting role filled
+    if (warp == 0 && lane == 0) produce(&j, w, lane);
     if (warp == 1 && lane == 0) store(&j);
   } else {
-    regs_increase(224);
+    regs_increase(216);
     consume(&j, (warp - 4) / 4, thread % 128);
   }
 

@@ -288,7 +288,7 @@ static int check_attributes(void *user, const tml_variant *v, const char *reason
   int ce = v->pattern == TML_PATTERN_CE, sm = v->pattern == TML_PATTERN_SM;
   if (v->kind == TML_KIND_FUSED && !ce && v->chunks_k * v->chunks_m != 1)
     fail_msg("%s: only copies come in chunks", v->name);
-  if ((v->movers > 0) != sm || v->movers % (sm ? v->cluster_m * v->cluster_n : 1) != 0)
+  if ((v->movers > 0) != sm || v->movers % (sm ? v->cluster_m * v->cluster_n * v->split : 1) != 0)
     fail_msg("%s: %d movers", v->name, v->movers);
   if (sm && (v->move_k % 64 != 0 || v->move_k * v->tile_m > 64 * (v->tile_m + v->tile_n)))
     fail_msg("%s: a chunk of %d columns", v->name, v->move_k);
