@@ -97,8 +97,8 @@ local function tile_parts(v) return row_blocks(v) * v.tile[2] // part_columns(v)
 local function box_rows(v) return SUB // v.split end
 
 -- Registers of a thread of the producer warpgroup and of a consumer, of the 168 each that the launch bound
--- allows. A storer that looks at the clock or sends twice needs more than one that stores, and few consumers need
--- all they can get.
+-- allows. A storer that looks at the clock or sends twice needs more than one that stores, and few
+-- consumers need all they can get.
 local function registers(v)
   local busy = v.pace > 0 or v.comm == "twoshot"
   if busy or accumulators(v) <= 128 then return 72, 216 end
