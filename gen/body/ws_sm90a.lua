@@ -13,6 +13,7 @@ local CONSUMERS = 2  -- consumer warpgroups
 local SUB = 64       -- rows of an output buffer, of a tile that is not split
 local GROUP = 8      -- m-blocks that a raster group walks before the next column of tiles
 local STAGES = { 3, 4, 5, 6 }
+local MOST_PARTS = 7  -- output buffers of a tile that twoshot unrolls
 local MOST_BLOCKS = 4 -- of a cluster: larger ones leave SMs of a GPC idle
 
 local function product(v) return table.concat(v, "x") end
@@ -210,6 +211,9 @@ function M.refuse(v, arch)
     end
   end
   if v.whole and v.ring == 2 then return "ring: a whole tile's is two" end
+  if v.comm == "twoshot" and v.ring > MOST_PARTS then
+    return ("ring: the epilogues of %d output buffers take more than a second to compile"):format(v.ring)
+  end
   if v.comm == "sm" and v.movers == 0 then return "movers: no block moves the shard" end
   if v.pace > 0 and v.ring ~= tile_parts(v) then return "pace: needs a ring of a whole tile" end
   local bytes = smem_bytes(v, v.stages, v.ring)
