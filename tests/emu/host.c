@@ -3,10 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Elements are multiples of 1/64 in -1 .. 1: exact in both types. */
-static uint16_t exact(tml_dtype dtype, int sixtyfourths)
+/* Elements are multiples of 1/64 in -1 .. 1, and these over a power of two: exact in both types, but
+ * their sums are not exact in fp32, so that the order of additions shows. */
+static uint16_t exact(tml_dtype dtype, int sixtyfourths, int halvings)
 {
-  float value = (float)sixtyfourths / 64;
+  float value = (float)sixtyfourths / (float)(64 << halvings);
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
   if (dtype == TML_BF16) return (uint16_t)(bits >> 16);
@@ -36,7 +37,7 @@ uint16_t *host_make(tml_dtype dtype, uint64_t seed, int64_t count)
   uint64_t x = seed * 0x9e3779b97f4a7c15ull + 1;
   for (int64_t i = 0; at && i < count; i++) {
     x = x * 6364136223846793005ull + 1442695040888963407ull;
-    at[i] = exact(dtype, (int)((x >> 40) % 129) - 64);
+    at[i] = exact(dtype, (int)((x >> 40) % 129) - 64, (int)((x >> 56) % 9));
   }
   return at;
 }

@@ -378,9 +378,9 @@ static void gathered_tiles(void **state)
 static void any_grid(void **state)
 {
   static const char *const cases[][2] = {
-      {"gemm:bf16:nt:w1:300x264x520", "*__128x128x64.c1x1.s6.coop.r2"},
-      {"ag_gemm:bf16:nt:w2:600x264x520", "*__128x128x64.c1x1.s6.coop.r2.ce"},
-      {"gemm_rs:bf16:nt:w2:600x264x520", "*__128x128x64.c1x1.s6.coop.r2.push"},
+      {"gemm:fp16:nt:w1:300x264x520", "*__128x128x64.c1x1.s6.coop.r2"},
+      {"ag_gemm:fp16:nt:w2:600x264x520", "*__128x128x64.c1x1.s6.coop.r2.ce"},
+      {"gemm_rs:fp16:nt:w2:600x264x520", "*__128x128x64.c1x1.s6.coop.r2.push"},
       {"gemm_ar:fp16:nt:w2:600x264x520", "*__128x128x64.c1x1.s6.coop.r2.twoshot"}};
   static const int sms[] = {1, 3, 12};
   static bed_result r;

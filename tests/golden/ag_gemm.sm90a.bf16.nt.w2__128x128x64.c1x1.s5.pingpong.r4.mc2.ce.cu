@@ -452,7 +452,8 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
 // ag_gemm by copy engines: shards arrive in a slot of staging, whole or in chunks, each chunk followed by its
 // signal word. Every rank pushes its own; or, where A is symmetric memory, pulls its peers' (j->pull).
 // What ce and sm share: the order of the tiles and where they go. The own shard first, read in place, then
-// the peers' in order of arrival (or their rows side by side, in that order): rank s serves s - 1 first, so r receives from r + 1 first.
+// the peers' in order of arrival (or their rows side by side, in that order): rank s serves s - 1 first, so r
+// receives from r + 1 first.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + step) % 2; }
 INLINE i32 step_kind(i32 step) { return (void)step, TILE_OWN; }
 

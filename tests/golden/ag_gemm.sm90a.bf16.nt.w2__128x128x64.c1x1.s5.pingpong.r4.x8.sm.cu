@@ -457,7 +457,8 @@ INLINE i32 wait_for(const job *j, u64 at, u64 expected, u32 code, i32 peer, i64 
 // block, which then stores the call's epoch to its signal word. Sends wait for nothing, and movers have the lowest
 // block numbers, so all chunks arrive however few blocks are resident.
 // What ce and sm share: the order of the tiles and where they go. The own shard first, read in place, then
-// the peers' in order of arrival (or their rows side by side, in that order): rank s serves s - 1 first, so r receives from r + 1 first.
+// the peers' in order of arrival (or their rows side by side, in that order): rank s serves s - 1 first, so r
+// receives from r + 1 first.
 INLINE i32 shard_of_step(const job *j, i32 step) { return (j->rank + step) % 2; }
 INLINE i32 step_kind(i32 step) { return (void)step, TILE_OWN; }
 
