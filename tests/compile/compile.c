@@ -82,7 +82,8 @@ static void compile_one(compile_run *run, const cover_variant *variant)
   tml_status status = tml_gen_expand(run->gen, variant->name, 1, &text, &bytes);
   pthread_mutex_unlock(&run->lock);
   if (status == TML_OK) ms = compile_text(run, variant, text, &status, &build);
-  for (int i = 1; i < ATTEMPTS && status == TML_OK && run->limit_ms > 0 && ms > run->limit_ms; i++) {
+  for (int i = 1; i < ATTEMPTS && status == TML_OK && run->limit_ms > 0 && ms > run->limit_ms;
+       i++) {
     double slowness = yardstick_slowness(run->api, variant->arch);
     tml_build_free(&build);
     ms = compile_text(run, variant, text, &status, &build) / (slowness > 1 ? slowness : 1);
