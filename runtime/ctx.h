@@ -38,6 +38,7 @@ struct tml_ctx {
   struct kernel_refusal
       *refusals; /* what the compiler refused, so that no plan compiles it again */
   atomic_int sealed;
+  atomic_int overlap_refused; /* by the driver, in cooperative launches */
   struct {
     _Atomic uint64_t
 #define TML_X(name) name,

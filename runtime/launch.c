@@ -166,29 +166,48 @@ tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream)
 
 /* ---- Kernels ---- */
 
-static tml_status enqueue(const tml_api *api, const tml_kernel *kernel, unsigned grid,
-                          void *const *params, CUstream stream)
+static unsigned launch_attributes(const tml_variant *variant, int overlap,
+                                  CUlaunchAttribute attributes[2])
 {
-  CUlaunchAttribute attributes[2];
   unsigned count = 0;
-  if (kernel->variant.cooperative)
+  if (variant->cooperative)
     attributes[count++] =
         (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE, .value.cooperative = 1};
-  if (kernel->variant.overlap)
+  if (overlap)
     attributes[count++] =
         (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                             .value.programmaticStreamSerializationAllowed = 1};
+  return count;
+}
+
+/* A driver may refuse a launch that is cooperative and overlaps the stream's previous kernel at once.
+ * Only the first is needed for a right result, so such a driver is not asked for the second again. */
+static tml_status enqueue(tml_ctx *ctx, const tml_kernel *kernel, unsigned grid,
+                          void *const *params, CUstream stream)
+{
+  const tml_variant *variant = &kernel->variant;
+  const int both = variant->cooperative && variant->overlap;
+  int overlap = variant->overlap && !(both && atomic_load(&ctx->overlap_refused));
+  CUlaunchAttribute attributes[2];
   CUlaunchConfig config = {.gridDimX = grid,
                            .gridDimY = 1,
                            .gridDimZ = 1,
-                           .blockDimX = (unsigned)kernel->variant.threads,
+                           .blockDimX = (unsigned)variant->threads,
                            .blockDimY = 1,
                            .blockDimZ = 1,
-                           .sharedMemBytes = (unsigned)kernel->variant.smem,
+                           .sharedMemBytes = (unsigned)variant->smem,
                            .hStream = stream,
                            .attrs = attributes,
-                           .numAttrs = count};
-  return CU(api, cuLaunchKernelEx, (&config, kernel->function, (void **)(uintptr_t)params, NULL));
+                           .numAttrs = launch_attributes(variant, overlap, attributes)};
+  void **values = (void **)(uintptr_t)params;
+  CUresult result = ctx->api->cuda.p_cuLaunchKernelEx(&config, kernel->function, values, NULL);
+  if (both && overlap &&
+      (result == CUDA_ERROR_NOT_SUPPORTED || result == CUDA_ERROR_INVALID_VALUE)) {
+    config.numAttrs = launch_attributes(variant, 0, attributes);
+    result = ctx->api->cuda.p_cuLaunchKernelEx(&config, kernel->function, values, NULL);
+    if (result == CUDA_SUCCESS) atomic_store(&ctx->overlap_refused, 1);
+  }
+  return tml_cuda_check(ctx->api, result, "cuLaunchKernelEx");
 }
 
 tml_status tml_launch_aux(tml_ctx *ctx, const tml_kernel *kernel, const tml_values *values,
@@ -200,7 +219,7 @@ tml_status tml_launch_aux(tml_ctx *ctx, const tml_kernel *kernel, const tml_valu
   const tml_variant *variant = &kernel->variant;
   for (int i = 0; i < variant->param_count; i++)
     params[i] = (void *)((uintptr_t)values + (size_t)kernel->param_offset[i]);
-  return enqueue(ctx->api, kernel, grid, params, stream);
+  return enqueue(ctx, kernel, grid, params, stream);
 }
 
 tml_status tml_bias_run(tml_plan *plan, const tml_args *args, int64_t rows, CUstream stream)
@@ -324,7 +343,7 @@ static tml_status ce_run(const tml_plan *plan, const tml_call *call, CUstream st
   tml_status joined = CU(api, cuEventRecord, (comm->join, comm->copies));
   if (status == TML_OK) status = joined;
   if (status == TML_OK)
-    status = enqueue(api, call->key.choice->kernel, call->grid, call->params, stream);
+    status = enqueue(comm->ctx, call->key.choice->kernel, call->grid, call->params, stream);
   if (joined == TML_OK) {
     joined = CU(api, cuStreamWaitEvent, (stream, comm->join, 0));
     if (status == TML_OK) status = joined;
@@ -365,7 +384,7 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
     comm->slot ^= 1;
     TRY(ce_run(plan, call, stream));
   } else {
-    TRY(enqueue(plan->api, choice->kernel, call->grid, call->params, stream));
+    TRY(enqueue(comm->ctx, choice->kernel, call->grid, call->params, stream));
   }
   return tml_gathered_run(plan, args, &key, stream);
 }

@@ -20,8 +20,8 @@ static int find_variants(void **state)
   return fake_check_failures();
 }
 
-/* Blocks that wait for blocks must all be on the device at once; the others may start before the
- * stream's previous kernel has ended. Never both. */
+/* Blocks that wait for blocks must all be on the device at once. All kernels may start before the
+ * stream's previous one has ended. */
 static int is_cooperative(const fake_op *op)
 {
   return op->launch.cooperative && op->launch.programmatic;
@@ -345,6 +345,63 @@ static void sending_rank(test_bed *rig)
   check_sends(rig, "gemm_ar", "gemm_ar:bf16:nt:w2:1000x72x40", twoshot2.name);
 }
 
+/* A driver that refuses cooperative launches which overlap. */
+static CUresult (*lenient)(const CUlaunchConfig *, CUfunction, void **, void **);
+static atomic_int refused;
+
+static CUresult strict(const CUlaunchConfig *config, CUfunction function, void **params,
+                       void **extra)
+{
+  if (config->numAttrs == 2) {
+    atomic_fetch_add(&refused, 1);
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  return lenient(config, function, params, extra);
+}
+
+static void be_strict(void)
+{
+  lenient = fake_table()->cuda.p_cuLaunchKernelEx;
+  fake_table()->cuda.p_cuLaunchKernelEx = strict;
+}
+
+/* Every rank asks once, then launches without the overlap. */
+static void strict_rank(test_bed *rig)
+{
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, be_strict);
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w2:1000x72x40", push2.name);
+  for (int i = 0; i < 3; i++) {
+    tml_args args = rig_args(rig, 1000, 0);
+    FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+    const fake_op *op = rig_op(rig, FAKE_LAUNCH, "gemm_rs", i);
+    FAKE_CHECK(op->launch.cooperative && !op->launch.programmatic);
+  }
+  tml_plan_destroy(plan);
+}
+
+/* A launch that fails for another reason fails, and with that reason. */
+static void failing_rank(test_bed *rig)
+{
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w2:1000x72x40", push2.name);
+  tml_args args = rig_args(rig, 1000, 0);
+  fake_fail_function("cuLaunchKernelEx", CUDA_ERROR_INVALID_VALUE);
+  FAKE_CHECK(tml_launch(plan, &args, NULL) == TML_DRIVER);
+  FAKE_CHECK(strstr(tml_last_error(), "cuLaunchKernelEx") != NULL);
+  FAKE_CHECK(atomic_load(&rig->ctx->overlap_refused) == 0);
+  tml_plan_destroy(plan);
+}
+
+static void test_refused_overlap(void **state)
+{
+  (void)state;
+  atomic_store(&refused, 0);
+  rig_run_ranks(2, NULL, NULL, strict_rank);
+  assert_int_equal(atomic_load(&refused), 2);
+  rig_run_ranks(2, NULL, NULL, failing_rank);
+  fake_fail_function(NULL, CUDA_SUCCESS);
+}
+
 static void test_kernel(void **state)
 {
   (void)state;
@@ -579,9 +636,13 @@ static void test_broken(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_ce),          cmocka_unit_test(test_kernel),
-      cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_broken),      cmocka_unit_test(test_empty),
+      cmocka_unit_test(test_ce),
+      cmocka_unit_test(test_kernel),
+      cmocka_unit_test(test_refused_overlap),
+      cmocka_unit_test(test_fingerprint),
+      cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_broken),
+      cmocka_unit_test(test_empty),
       cmocka_unit_test(test_chunks),
   };
   return cmocka_run_group_tests(tests, find_variants, NULL);
