@@ -61,9 +61,11 @@ tml_status tml_bank_each_pick(tml_bank *bank, tml_pick_fn fn, void *user);
 /* Integrity of the whole file, for `doctor`; the reason in the text. */
 tml_status tml_bank_verify(tml_bank *bank);
 
-/* Writers. Any number of processes may write one bank at once. IO: the folder is not writable, disk
- * full, ...; MISS: the bank exists but must not be used (reason). */
-tml_status tml_bank_write_open(tml_bank_writer **out, const char *path);
+/* Writers. Any number of processes may write one bank at once; each call waits up to `wait_ms` for the
+ * others. IO: the folder is not writable, disk full, the lock is not let go of, ...; MISS: the bank
+ * exists but must not be used (reason). */
+#define TML_BANK_WAIT_MS 60000 /* for programs; at most a transaction or a publish holds the lock */
+tml_status tml_bank_write_open(tml_bank_writer **out, const char *path, int wait_ms);
 /* "" or what the user should know: a NAME.part that was set aside, rows that were dropped as damaged. */
 const char *tml_bank_write_note(const tml_bank_writer *writer);
 /* 1 if the bank or NAME.part holds this variant with this hash (and compiler), refused or not. */

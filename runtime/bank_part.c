@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOCK_TRIES 6000 /* of 10 ms: a minute */
+#define LOCK_PAUSE_MS 10
 
 void part_note(tml_bank_writer *writer, const char *format, ...)
 {
@@ -39,8 +39,8 @@ static int try_lock(int fd)
 
 tml_status part_lock(tml_bank_writer *writer)
 {
-  const struct timespec pause = {.tv_nsec = 10000000};
-  for (int i = 0; i < LOCK_TRIES; i++) {
+  const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000};
+  for (int waited = 0; waited <= writer->wait_ms; waited += LOCK_PAUSE_MS) {
     int error = try_lock(writer->lock_fd);
     if (error == 0) return TML_OK;
     if (error != EWOULDBLOCK && error != EAGAIN && error != EINTR) {
@@ -48,7 +48,8 @@ tml_status part_lock(tml_bank_writer *writer)
     }
     nanosleep(&pause, NULL);
   }
-  return tml_fail(TML_IO, "another process has held %s for a minute; is it stopped?", writer->lock);
+  return tml_fail(TML_IO, "another process has held %s for %.1f s; is it stopped?", writer->lock,
+                  writer->wait_ms * 1e-3);
 }
 
 void part_unlock(tml_bank_writer *writer)
@@ -128,8 +129,10 @@ tml_status part_clear(tml_bank_writer *writer)
   char marks[16];
   TRY(bank_db_value(writer->db, "SELECT count(*) FROM mark", marks, sizeof marks));
   if (strcmp(marks, "0") != 0) {
-    return bank_db_exec(writer->db,
-                        "BEGIN IMMEDIATE; DELETE FROM variant; DELETE FROM pick; COMMIT");
+    tml_status status =
+        bank_db_exec(writer->db, "BEGIN IMMEDIATE; DELETE FROM variant; DELETE FROM pick; COMMIT");
+    if (status != TML_OK) part_close(writer); /* and with it what has begun */
+    return status;
   }
   part_close(writer);
   if (unlink(writer->part) == 0 || errno == ENOENT) return TML_OK;

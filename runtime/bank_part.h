@@ -15,7 +15,7 @@
 struct tml_bank_writer {
   char path[BANK_PATH_BYTES]; /* resolved */
   char part[BANK_PATH_BYTES + 16], fresh[BANK_PATH_BYTES + 16], lock[BANK_PATH_BYTES + 16];
-  int lock_fd;
+  int lock_fd, wait_ms;
   sqlite3 *db;         /* of the part; NULL until needed */
   struct stat db_info; /* of the file behind db */
   tml_bank *bank;      /* the published bank; NULL: none */
@@ -23,7 +23,7 @@ struct tml_bank_writer {
   char note[512];
 };
 
-/* Bounded: IO after a minute. */
+/* Bounded: IO after wait_ms. */
 tml_status part_lock(tml_bank_writer *writer);
 void part_unlock(tml_bank_writer *writer);
 /* Under the lock: writer->db is the file that NAME.part names now, created if absent. A part that

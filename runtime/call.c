@@ -86,14 +86,16 @@ void tml_calls_free(tml_call_cache *cache)
 
 /* ---- Make ---- */
 
-/* What must be equal on all ranks of a call; 8-byte fields only, hashed as bytes. */
+/* What must be equal on all ranks of a call; 8-byte fields only, hashed as bytes. `failures`: a rank whose
+ * launch failed is one call behind its peers, and its next call could pass for the one that they wait
+ * in. */
 typedef struct call_print {
-  int64_t op, dtype, bias, world, m, n, k, grid, slot;
+  int64_t op, dtype, bias, world, m, n, k, grid, slot, failures;
   int64_t block, offset, ld; /* of a symmetric A or C: which block of how many, from 1; else 0 */
   char variant[TML_HASH_BYTES + 7];
 } call_print;
 
-_Static_assert(sizeof(call_print) == 12 * 8 + 40, "no padding: it is hashed as bytes");
+_Static_assert(sizeof(call_print) == 13 * 8 + 40, "no padding: it is hashed as bytes");
 
 /* Blocks are made together by all ranks: the older ones of the list count the same everywhere. */
 static void print_symmetric(const tml_plan *plan, uint64_t at, int64_t ld, call_print *print)
@@ -115,7 +117,8 @@ static uint64_t fingerprint(const tml_plan *plan, const tml_call *call)
                       .n = p->n,
                       .k = p->k,
                       .grid = call->grid,
-                      .slot = call->key.slot};
+                      .slot = call->key.slot,
+                      .failures = call->key.failures};
   if (call->key.direct) print_symmetric(plan, call->key.c, call->key.ldc, &print);
   if (call->key.pull) print_symmetric(plan, call->key.a, call->key.lda, &print);
   memcpy(print.variant, call->key.choice->kernel->hash, TML_HASH_BYTES);

@@ -34,6 +34,8 @@ static tml_status open_bank(tml_ctx *ctx)
     struct stat info;
     int absent = 0;
     TRY(bank_check_folder(ctx->config.bank, resolved));
+    ctx->bank_path = strdup(resolved);
+    if (!ctx->bank_path) return tml_fail(TML_MEMORY, "out of memory for the bank's path");
     if (bank_check_file(resolved, &info, &absent) != TML_OK && absent) return TML_OK;
   }
   return tml_bank_open(&ctx->bank, ctx->config.bank);
@@ -88,6 +90,7 @@ void tml_ctx_destroy(tml_ctx *ctx)
   if (ctx->primary) ctx->api->cuda.p_cuDevicePrimaryCtxRelease(ctx->device);
   tml_bank_write_close(ctx->writer);
   tml_bank_close(ctx->bank);
+  free(ctx->bank_path);
   tml_gen_close(ctx->gen);
   config_free(&ctx->config);
   pthread_mutex_destroy(&ctx->lock);

@@ -32,6 +32,7 @@ struct tml_ctx {
   pthread_mutex_t lock; /* guards gen, bank, writer and kernels */
   tml_gen *gen;
   tml_bank *bank;          /* NULL: none */
+  char *bank_path;         /* of a writable bank, resolved once: the folder may change later */
   tml_bank_writer *writer; /* opened at the first kernel to keep (bank_writable); else NULL */
   int writer_failed;       /* warned once, never tried again */
   tml_kernel *kernels;     /* everything loaded; freed with the ctx */

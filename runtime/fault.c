@@ -45,11 +45,12 @@ static tml_status fault_describe(const tml_fault *fault)
     return tml_fail(TML_FAULT, "rank %d: rank %d raised an abort, its own fault says why; %s",
                     fault->rank, fault->peer, again);
   if (fault->code == TML_FAULT_MISMATCH)
-    return tml_fail(TML_FAULT,
-                    "rank %d: rank %d launched something else (op, m, n, k, variant or order of "
-                    "calls; fingerprint %016llx, here %016llx); %s",
-                    fault->rank, fault->peer, (unsigned long long)fault->found,
-                    (unsigned long long)fault->expected, again);
+    return tml_fail(
+        TML_FAULT,
+        "rank %d: rank %d launched something else (op, m, n, k, variant or order of "
+        "calls), or a launch failed on one of the two (fingerprint %016llx, here %016llx); %s",
+        fault->rank, fault->peer, (unsigned long long)fault->found,
+        (unsigned long long)fault->expected, again);
   return tml_fail(TML_FAULT,
                   "rank %d waited %.1f ms for rank %d: %s (tile %lld, epoch %llu, found %llu); %s",
                   fault->rank, fault->waited_us * 1e-3, fault->peer, tml_fault_text(fault->code),

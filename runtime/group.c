@@ -46,6 +46,7 @@ typedef struct group_split {
   ncclComm_t parent, child;
   int color, key;
   int result;       /* NCCL's; valid once done */
+  int unknown;      /* NCCL did not even say how the split stands */
   atomic_int state; /* whoever moves it away from RUNNING second owns the memory */
   struct group_split *next;
 } group_split;
@@ -60,11 +61,20 @@ static void split_lose(group_split *split)
   }
 }
 
+/* NCCL may write to it still? */
 static int split_pending(group_split *split)
 {
   if (split->result == TML_NCCL_IN_PROGRESS) return 1;
   return split->result == TML_NCCL_SUCCESS && split->color != GROUP_NO_COLOR &&
          !__atomic_load_n(&split->child, __ATOMIC_ACQUIRE);
+}
+
+static void split_end(group_split *split)
+{
+  if (split->unknown || split_pending(split))
+    split_lose(split);
+  else
+    free(split);
 }
 
 static void *split_main(void *user)
@@ -88,16 +98,13 @@ static void *split_main(void *user)
     tml_pause(&pause);
     int state = TML_NCCL_SUCCESS;
     int asked = nccl->CommGetAsyncError(split->parent, &state);
-    split->result = asked != TML_NCCL_SUCCESS ? asked : state;
+    split->unknown = asked != TML_NCCL_SUCCESS;
+    split->result = split->unknown ? asked : state;
   }
   int running = SPLIT_RUNNING;
   if (atomic_compare_exchange_strong(&split->state, &running, SPLIT_DONE)) return NULL;
-  if (split->result == TML_NCCL_IN_PROGRESS) {
-    split_lose(split);
-  } else {
-    if (split->child) nccl->CommAbort(split->child);
-    free(split);
-  }
+  if (!split_pending(split) && split->child) nccl->CommAbort(split->child);
+  split_end(split);
   return NULL;
 }
 
@@ -141,7 +148,7 @@ static tml_status split_wait(group_split *split, pthread_t thread, uint64_t dead
   pthread_join(thread, NULL);
   *result = split->result;
   *child = split->child;
-  free(split);
+  split_end(split);
   return TML_OK;
 }
 

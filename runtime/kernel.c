@@ -65,10 +65,13 @@ static void keep_failed(tml_ctx *ctx)
   ctx->writer_failed = 1;
 }
 
+/* How long the lock of the bank is waited for: a plan is being made, and peers wait for it. */
+#define KEEP_WAIT_MS 500
+
 static tml_status write_row(tml_ctx *ctx, const tml_bank_row *row)
 {
   if (!ctx->writer) {
-    TRY(tml_bank_write_open(&ctx->writer, ctx->config.bank));
+    TRY(tml_bank_write_open(&ctx->writer, ctx->bank_path, KEEP_WAIT_MS));
     const char *note = tml_bank_write_note(ctx->writer);
     if (*note) tml_log(ctx, TML_LOG_WARN, "bank %s: %s", ctx->config.bank, note);
   }
@@ -78,7 +81,7 @@ static tml_status write_row(tml_ctx *ctx, const tml_bank_row *row)
 
 static void keep(tml_ctx *ctx, const tml_kernel *kernel, const tml_build *build)
 {
-  if (!ctx->config.bank || !ctx->config.bank_writable || ctx->writer_failed) return;
+  if (!ctx->bank_path || ctx->writer_failed) return;
   tml_bank_row row = {.registers = build->registers,
                       .smem_static = build->smem_static,
                       .local_bytes = build->local_bytes,

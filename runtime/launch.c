@@ -1,5 +1,6 @@
 /* The launch path: checks at the door, then what the pattern enqueues. Nothing here allocates,
  * loads, compiles, locks or synchronises (library variants are the libraries' business). */
+#include <stdio.h>
 #include <string.h>
 
 #include "lt.h"
@@ -70,12 +71,13 @@ static tml_status check_block(const tml_plan *plan, const char *name, const void
                     "this comm",
                     name, name, from);
   size_t at = (uintptr_t)from - block->at[plan->comm->rank];
-  size_t bytes = (size_t)((rows - 1) * ld + columns) * TML_ELEMENT_BYTES;
-  if (bytes > block->bytes - at)
+  int64_t room =
+      (int64_t)((block->bytes - at) / TML_ELEMENT_BYTES); /* no product: it may overflow */
+  if (columns > room || rows - 1 > (room - columns) / ld)
     return tml_fail(TML_ARGUMENT,
-                    "tml_launch: %s_symmetric was given, but its rows end %zu bytes behind their "
-                    "memory of tml_alloc",
-                    name, bytes - (block->bytes - at));
+                    "tml_launch: %s_symmetric was given, but %lld rows of %s at that offset end "
+                    "behind their memory of tml_alloc (%zu bytes); allocate more on every rank",
+                    name, (long long)rows, name, block->bytes);
   return TML_OK;
 }
 
@@ -142,26 +144,34 @@ static tml_status check_reserve(tml_plan *plan)
   return TML_OK;
 }
 
-tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream)
+static tml_status launch(tml_plan *plan, const tml_args *args, CUstream stream)
 {
-  if (!plan || !args)
-    return tml_fail(TML_ARGUMENT, "tml_launch: %s is NULL", plan ? "args" : "plan");
   if (args->size < sizeof *args)
     return tml_fail(TML_ARGUMENT,
                     "tml_launch: set args.size to sizeof(tml_args), %zu here, not %zu; a caller "
                     "built for an older tidemill.h must be built again",
                     sizeof *args, args->size);
+  tml_args whole = *args;
+  TRY(check_args(plan, &whole));
+  TRY(check_reserve(plan));
+  return tml_plan_run(plan, &whole, stream);
+}
+
+tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream)
+{
+  if (!plan || !args)
+    return tml_fail(TML_ARGUMENT, "tml_launch: %s is NULL", plan ? "args" : "plan");
   if (!plan->comm)
     return tml_fail(TML_ARGUMENT,
                     "tml_launch: the plan's comm was destroyed; destroy the plan and make it anew");
   const tml_record *record = plan->comm->record;
   if (record->code != 0 || record->aborted != 0) return tml_poll(plan->comm, NULL);
-  tml_args whole = *args;
-  TRY(check_args(plan, &whole));
-  TRY(check_reserve(plan));
-  TRY(tml_plan_run(plan, &whole, stream));
-  atomic_fetch_add_explicit(&plan->comm->ctx->counters.launches, 1, memory_order_relaxed);
-  return TML_OK;
+  tml_status status = launch(plan, args, stream);
+  if (status == TML_OK)
+    atomic_fetch_add_explicit(&plan->comm->ctx->counters.launches, 1, memory_order_relaxed);
+  else if (plan->comm->world > 1)
+    plan->comm->failures++; /* later calls say so in their fingerprints */
+  return status;
 }
 
 /* ---- Kernels ---- */
@@ -178,6 +188,22 @@ static unsigned launch_attributes(const tml_variant *variant, int overlap,
         (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                             .value.programmaticStreamSerializationAllowed = 1};
   return count;
+}
+
+/* What to do about a launch that the driver refused. */
+static tml_status launch_failed(tml_status status, CUresult result, const tml_variant *variant)
+{
+  const char *advice = "an earlier error of this context may show here first";
+  char text[256];
+  snprintf(text, sizeof text, "%s", tml_last_error());
+  if (result == CUDA_ERROR_INVALID_CONTEXT || result == CUDA_ERROR_CONTEXT_IS_DESTROYED)
+    advice = "make the primary context of the ctx's device current in this thread";
+  else if (result == CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE)
+    advice = "another process or a limit (MPS, green context) holds SMs: it needs the whole GPU";
+  else if (result >= CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED &&
+           result <= CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD)
+    advice = "end this capture and begin a new one";
+  return tml_fail(status, "tml_launch of %s: %s; %s", variant->name, text, advice);
 }
 
 /* A driver may refuse a launch that is cooperative and overlaps the stream's previous kernel at once.
@@ -207,7 +233,8 @@ static tml_status enqueue(tml_ctx *ctx, const tml_kernel *kernel, unsigned grid,
     result = ctx->api->cuda.p_cuLaunchKernelEx(&config, kernel->function, values, NULL);
     if (result == CUDA_SUCCESS) atomic_store(&ctx->overlap_refused, 1);
   }
-  return tml_cuda_check(ctx->api, result, "cuLaunchKernelEx");
+  tml_status status = tml_cuda_check(ctx->api, result, "cuLaunchKernelEx");
+  return status == TML_OK ? TML_OK : launch_failed(status, result, variant);
 }
 
 tml_status tml_launch_aux(tml_ctx *ctx, const tml_kernel *kernel, const tml_values *values,
@@ -372,6 +399,7 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
                             .keep = ce && args->gathered,
                             .pull = ce && args->a_symmetric && args->m > 0,
                             .direct = twoshot && args->c_symmetric && args->m > 0,
+                            .failures = comm->failures,
                             .a = (uintptr_t)args->a,
                             .b = (uintptr_t)args->b,
                             .c = (uintptr_t)args->c,

@@ -15,6 +15,7 @@
  * addresses of symmetric memory. */
 typedef struct tml_call_key {
   int64_t m, lda, ldb, ldc, slot, keep, pull, direct;
+  int64_t failures; /* of the comm before this call */
   uint64_t a, b, c, bias;
   const tml_choice *choice;
   const tml_segment *segment;

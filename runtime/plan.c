@@ -147,11 +147,26 @@ static tml_status build(tml_plan *plan, const char *force, tml_status door)
   return tml_group_vote(plan->comm->group, finish(plan), "tml_plan_create");
 }
 
+/* The user's two wishes against each other. On this rank alone it must not end before the others' group
+ * operations, so the refusal travels as what the door said. */
+static tml_status check_wishes(tml_ctx *ctx)
+{
+  tml_variant variant;
+  if (!ctx->config.strict || !ctx->config.force) return TML_OK;
+  pthread_mutex_lock(&ctx->lock);
+  tml_status status = tml_gen_variant(ctx->gen, ctx->config.force, &variant);
+  pthread_mutex_unlock(&ctx->lock);
+  if (status != TML_OK || variant.kind != TML_KIND_LIBRARY) return TML_OK; /* told later */
+  return tml_fail(TML_ARGUMENT, "strict forbids the forced variant %s; drop one of the two",
+                  ctx->config.force);
+}
+
 static tml_status create(tml_plan **out, tml_comm *comm, const tml_problem *problem,
-                         const char *force)
+                         const char *force, int wished)
 {
   tml_plan plan = {.comm = comm, .api = comm->ctx->api};
   tml_status door = check_problem(comm, problem, &plan.problem);
+  if (door == TML_OK && wished) door = check_wishes(comm->ctx);
   if (door == TML_OK) plan.asked = problem->op;
   tml_status status = build(&plan, force && force[0] ? force : NULL, door);
   tml_plan *kept = status == TML_OK ? keep(&plan) : NULL;
@@ -165,8 +180,8 @@ static tml_status create(tml_plan **out, tml_comm *comm, const tml_problem *prob
   return TML_OK;
 }
 
-tml_status tml_plan_create_forced(tml_plan **out, tml_comm *comm, const tml_problem *problem,
-                                  const char *variant)
+static tml_status create_plan(tml_plan **out, tml_comm *comm, const tml_problem *problem,
+                              const char *variant, int wished)
 {
   CUcontext previous;
   if (!out) return tml_fail(TML_ARGUMENT, "tml_plan_create: out is NULL");
@@ -175,14 +190,20 @@ tml_status tml_plan_create_forced(tml_plan **out, tml_comm *comm, const tml_prob
     return tml_fail(TML_ARGUMENT, "tml_plan_create: comm is NULL; make one with tml_comm_create");
   if (tml_comm_fault(comm, NULL)) return tml_poll(comm, NULL);
   TRY(tml_ctx_enter(comm->ctx, &previous));
-  tml_status status = create(out, comm, problem, variant);
+  tml_status status = create(out, comm, problem, variant, wished);
   tml_ctx_leave(comm->ctx, previous);
   return status;
 }
 
 tml_status tml_plan_create(tml_plan **out, tml_comm *comm, const tml_problem *problem)
 {
-  return tml_plan_create_forced(out, comm, problem, comm ? comm->ctx->config.force : NULL);
+  return create_plan(out, comm, problem, comm ? comm->ctx->config.force : NULL, 1);
+}
+
+tml_status tml_plan_create_forced(tml_plan **out, tml_comm *comm, const tml_problem *problem,
+                                  const char *variant)
+{
+  return create_plan(out, comm, problem, variant, 0);
 }
 
 void tml_plans_orphan(tml_comm *comm)

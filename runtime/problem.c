@@ -153,8 +153,9 @@ tml_status tml_problem_check(const tml_problem *p)
   }
   if (p->bias != 0 && p->bias != 1)
     return tml_fail(TML_ARGUMENT, "bias = %d must be 0 or 1", p->bias);
-  /* Kernels take m, n and k as 32-bit numbers; a shard is rounded up, so leave room for that. */
-  const int64_t most = INT32_MAX - 1024;
+  /* Kernels take m, n and k as 32-bit numbers; shards are rounded up and loops over
+   * rows step by thousands, so leave room for that. */
+  const int64_t most = INT32_MAX - 16384;
   if (p->m < 0 || p->m > most) {
     return tml_fail(TML_ARGUMENT, "m = %lld must lie in 0 .. %lld", (long long)p->m,
                     (long long)most);

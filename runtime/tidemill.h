@@ -137,12 +137,13 @@ typedef struct tml_config {
   int bank_writable;      /* TIDEMILL_BANK_WRITABLE=1: keep what was compiled at load time */
   double timeout_us;      /* TIDEMILL_TIMEOUT_US: bound of every wait, device and set-up;
                                default 10 s, clamped to 0.1 .. 600 s */
-  tml_log_fn log;         /* called with one line a time; NULL: silent */
+  tml_log_fn log; /* called with one line a time, from inside of the library: it must not call
+                             back into it; NULL: silent */
   void *log_user;
 } tml_config;
 
-/* OK, ARGUMENT, NO_DEVICE (no driver, no such GPU), MISS (the bank is refused: the text says why),
- * TEMPLATE, MEMORY. The device's primary context is retained, not made current. */
+/* OK, ARGUMENT, NO_DEVICE (no driver, no such GPU), UNSUPPORTED (a GPU of another architecture), MISS
+ * (the bank is refused: the text says why), TEMPLATE, DRIVER, MEMORY. The device's primary context is retained, not made current. */
 TML_API tml_status tml_ctx_create(tml_ctx **out, const tml_config *config);
 TML_API void tml_ctx_destroy(tml_ctx *ctx); /* after its comms; NULL is fine */
 /* From here on: nothing is compiled, loaded or allocated; what would need it returns SEALED. */
@@ -170,7 +171,8 @@ TML_API tml_status tml_ctx_counters(const tml_ctx *ctx, tml_counters *out);
 
 /* Collective. `nccl` is the caller's communicator, borrowed; NULL gives a world of one. Set-up runs
  * on a child of it; every step has the config's time-out. OK, ARGUMENT, DRIVER, DISAGREE (other
- * version or device kind on some rank), TIMEOUT (names the ranks that are missing), MEMORY. */
+ * version or device kind on some rank), TIMEOUT (names the ranks that were waited for), MEMORY,
+ * UNSUPPORTED (no symmetric memory between two of the devices), IO (a socket between the ranks), SEALED. */
 TML_API tml_status tml_comm_create(tml_comm **out, tml_ctx *ctx, ncclComm_t nccl);
 /* Collective while healthy; after a fault local: waits for no peer, only for this GPU's own bounded kernels.
  * Graphs that hold calls of the comm go first. NULL is fine. */
@@ -203,7 +205,9 @@ TML_API tml_status tml_alloc(tml_comm *comm, size_t bytes, void **ptr);
   X(PARTIAL_TIMEOUT, 3, "the peer's partial tile did not arrive")                             \
   X(RESULT_TIMEOUT, 4, "the peer's finished tile did not arrive")                             \
   X(SLOT_TIMEOUT, 5, "the peer did not release a copy slot")                                  \
-  X(MISMATCH, 6, "the peer launched something else (op, m, n, k, variant or order of calls)") \
+  X(MISMATCH, 6,                                                                              \
+    "the peer launched something else (op, m, n, k, variant or order of calls), or a launch " \
+    "failed on one of the two")                                                               \
   X(PEER_ABORT, 7, "the peer raised an abort")
 
 #define TML_X(id, n, text) TML_FAULT_##id = n,
@@ -230,7 +234,8 @@ TML_API const char *tml_fault_text(tml_fault_code code);
 
 /* Collective. Resolves the picks for every m up to problem->m, loads their kernels, and takes no
  * device memory but the code. ARGUMENT, UNSUPPORTED (the text holds the reason of the space), MISS
- * (nothing loadable and no JIT), COMPILE, TEMPLATE, SEALED, DISAGREE, TIMEOUT, DRIVER. */
+ * (nothing loadable and no JIT), COMPILE, TEMPLATE, SEALED, DISAGREE, TIMEOUT, DRIVER, MEMORY, FAULT
+ * (the comm has one), INTERNAL. */
 TML_API tml_status tml_plan_create(tml_plan **out, tml_comm *comm, const tml_problem *problem);
 TML_API void tml_plan_destroy(tml_plan *plan); /* local; NULL is fine */
 TML_API tml_status tml_plan_workspace(const tml_plan *plan, tml_bytes *out);
@@ -259,8 +264,10 @@ typedef struct tml_args {
  * same calls and replay equally often). Allocates, compiles, loads, locks and synchronises nothing.
  * The device's primary context must be current. The buffers belong to the caller again when the
  * call completes on its stream. After a fault C is undefined: calls run out without waiting. So
- * is the gathered A, also of the call before the one that finds the fault. OK, ARGUMENT (also: m
- * above the plan's, reserve missing), FAULT, DRIVER. */
+ * is the gathered A, also of the call before the one that finds the fault. A launch that fails enqueues
+ * nothing that counts: where it fails on all ranks alike they may go on, where it fails on some the
+ * next calls of the comm end in MISMATCH instead of taking each other's data (`nccl` cannot tell).
+ * OK, ARGUMENT (also: m above the plan's, reserve missing), FAULT, DRIVER; with `nccl` also TIMEOUT. */
 TML_API tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream);
 
 #ifdef __cplusplus

@@ -14,7 +14,8 @@
 static tml_bank_writer *open_writer(void)
 {
   tml_bank_writer *writer;
-  if (tml_bank_write_open(&writer, bank_path) != TML_OK) fail_msg("%s", tml_last_error());
+  if (tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS) != TML_OK)
+    fail_msg("%s", tml_last_error());
   return writer;
 }
 
@@ -153,7 +154,7 @@ static pid_t spawn(int first, int step, int count, int publish_every)
   pid_t pid = fork();
   if (pid != 0) return pid;
   tml_bank_writer *writer;
-  if (tml_bank_write_open(&writer, bank_path) != TML_OK) _exit(2);
+  if (tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS) != TML_OK) _exit(2);
   for (int i = first, wrote = 1; i < count; i += step, wrote++) {
     tml_bank_row row = row_of(i);
     if (tml_bank_write_row(writer, &row) != TML_OK) _exit(3);
@@ -295,7 +296,7 @@ static void unusable_banks_are_kept(void **state)
   char text[4096] = "not a bank";
   tml_bank_writer *writer;
   assert_int_equal(write_whole(bank_path, text, sizeof text), 0);
-  assert_int_equal(tml_bank_write_open(&writer, bank_path), TML_MISS);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_MISS);
   assert_null(writer);
   size_t bytes;
   char *kept = read_whole(bank_path, &bytes);
@@ -313,7 +314,7 @@ static void read_only_folders(void **state)
   if (pid == 0) {
     tml_bank_writer *writer;
     if (geteuid() == 0 && setuid(65534) != 0) _exit(7);
-    tml_status status = tml_bank_write_open(&writer, bank_path);
+    tml_status status = tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS);
     _exit(status == TML_IO && !writer && strstr(tml_last_error(), "cannot write beside the bank")
               ? 0
               : 1);
@@ -324,7 +325,7 @@ static void read_only_folders(void **state)
   assert_int_equal(status, 0);
   assert_int_equal(chmod(bank_folder, 0777), 0); /* others could exchange the bank */
   tml_bank_writer *writer;
-  assert_int_equal(tml_bank_write_open(&writer, bank_path), TML_MISS);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_MISS);
   tml_bank_write_close(NULL);
 }
 

@@ -6,6 +6,11 @@
 
 #include <cmocka.h>
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <time.h>
+#include <unistd.h>
+
 #include "bank_fixture.h"
 #include "ctx.h"
 #include "fake.h"
@@ -269,6 +274,51 @@ static void unusable_banks(void **state)
   assert_int_equal(fake_check_clean(), 0);
 }
 
+/* Another process holds the lock: one short wait, one warning, memory only. */
+static void held_bank(void **state)
+{
+  (void)state;
+  tml_kernel *kernel;
+  tml_config config = base_config();
+  char lock[96];
+  config.bank = bank_path;
+  config.bank_writable = 1;
+  snprintf(lock, sizeof lock, "%s.lock", bank_path);
+  int fd = open(lock, O_RDWR | O_CREAT, 0600);
+  assert_int_equal(flock(fd, LOCK_EX), 0);
+  tml_ctx *ctx = create(&config);
+  time_t start = time(NULL);
+  assert_int_equal(tml_ctx_kernel(ctx, single, BOTH, &kernel), TML_OK);
+  assert_int_equal(tml_ctx_kernel(ctx, clustered, BOTH, &kernel), TML_OK);
+  tml_ctx_destroy(ctx);
+  assert_true(time(NULL) - start < 10);
+  assert_int_equal(warnings, 1);
+  assert_non_null(strstr(last_warning, "is it stopped?"));
+  close(fd);
+}
+
+/* A relative path means the folder that was current when the ctx was made. */
+static void moved_process(void **state)
+{
+  (void)state;
+  tml_kernel *kernel;
+  tml_config config = base_config();
+  char folder[96], here[4096];
+  assert_non_null(getcwd(here, sizeof here));
+  snprintf(folder, sizeof folder, "%s", bank_path);
+  *strrchr(folder, '/') = '\0';
+  assert_int_equal(chdir(folder), 0);
+  config.bank = strrchr(bank_path, '/') + 1;
+  config.bank_writable = 1;
+  tml_ctx *ctx = create(&config);
+  assert_int_equal(chdir(here), 0);
+  assert_int_equal(tml_ctx_kernel(ctx, single, BOTH, &kernel), TML_OK);
+  tml_ctx_destroy(ctx);
+  assert_int_equal(access(bank_path, F_OK), 0);
+  assert_int_not_equal(access(config.bank, F_OK), 0);
+  assert_int_equal(warnings, 0);
+}
+
 /* A refusal on record is not compiled again; code that the driver refuses is. */
 static void bad_rows(void **state)
 {
@@ -286,7 +336,7 @@ static void bad_rows(void **state)
   foreign.cubin = (unsigned char[64]){"foreign"};
   tml_ctx_destroy(ctx);
   tml_bank_writer *writer;
-  assert_int_equal(tml_bank_write_open(&writer, bank_path), TML_OK);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_OK);
   assert_int_equal(tml_bank_write_row(writer, &refused), TML_OK);
   assert_int_equal(tml_bank_write_row(writer, &foreign), TML_OK);
   assert_int_equal(tml_bank_publish(writer), TML_OK);
@@ -380,6 +430,8 @@ int main(void)
       cmocka_unit_test_setup(refusals, before),
       cmocka_unit_test_setup(kept_kernels, before),
       cmocka_unit_test_setup(unusable_banks, before),
+      cmocka_unit_test_setup(held_bank, before),
+      cmocka_unit_test_setup(moved_process, before),
       cmocka_unit_test_setup(bad_rows, before),
       cmocka_unit_test_setup(refused_once, before),
       cmocka_unit_test_setup(failing_calls, before),

@@ -1,4 +1,6 @@
 /* Group operations: results, votes, time-outs, failures of every call. */
+#include <unistd.h>
+
 #include "comm_fixture.h"
 
 static void run_operations(void *user, tml_ctx *ctx, int rank, ncclComm_t nccl)
@@ -223,6 +225,55 @@ static void test_kth_call_fails(void **state)
   assert_true(k.call > 20);
 }
 
+/* ---- A split that NCCL finishes after we have given it up ---- */
+
+static ncclComm_t *split_child[2];
+
+static int silent_split(ncclComm_t parent, int color, int key, ncclComm_t *out,
+                        tml_nccl_config *config)
+{
+  (void)parent, (void)color, (void)config;
+  split_child[key] = out;
+  return TML_NCCL_SUCCESS; /* said before the child is there */
+}
+
+static int well(ncclComm_t comm, int *state)
+{
+  (void)comm;
+  *state = TML_NCCL_SUCCESS;
+  return TML_NCCL_SUCCESS;
+}
+
+static int lost(ncclComm_t comm, int *state)
+{
+  (void)comm, (void)state;
+  return 1;
+}
+
+static void run_silent_split(void *user, tml_ctx *ctx, int rank, ncclComm_t nccl)
+{
+  tml_group *group = NULL;
+  FAKE_CHECK(tml_group_create(&group, ctx, nccl) == *(tml_status *)user && group == NULL);
+  usleep(100000);
+  *split_child[rank] = nccl; /* still NCCL's to write: the sanitizers would tell */
+}
+
+static void check_silent_split(int (*ask)(ncclComm_t, int *), tml_status expected)
+{
+  const tml_api *api = fake_open(NULL);
+  fake_table()->nccl.CommSplit = silent_split;
+  fake_table()->nccl.CommGetAsyncError = ask;
+  fixture_run_ranks(api, 2, 1e5, run_silent_split, &expected);
+  assert_int_equal(fake_check_failures(), 0);
+}
+
+static void test_late_split(void **state)
+{
+  (void)state;
+  check_silent_split(well, TML_TIMEOUT);
+  check_silent_split(lost, TML_DRIVER);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -230,7 +281,7 @@ int main(void)
       cmocka_unit_test(test_vote),           cmocka_unit_test(test_late_rank),
       cmocka_unit_test(test_missing_rank),   cmocka_unit_test(test_out_of_step),
       cmocka_unit_test(test_no_nccl),        cmocka_unit_test(test_rank_without_buffers),
-      cmocka_unit_test(test_kth_call_fails),
+      cmocka_unit_test(test_kth_call_fails), cmocka_unit_test(test_late_split),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -388,6 +388,8 @@ static void failing_rank(test_bed *rig)
   fake_fail_function("cuLaunchKernelEx", CUDA_ERROR_INVALID_VALUE);
   FAKE_CHECK(tml_launch(plan, &args, NULL) == TML_DRIVER);
   FAKE_CHECK(strstr(tml_last_error(), "cuLaunchKernelEx") != NULL);
+  fake_fail_function("cuLaunchKernelEx", CUDA_ERROR_INVALID_CONTEXT);
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_DRIVER, "make the primary context"));
   FAKE_CHECK(atomic_load(&rig->ctx->overlap_refused) == 0);
   tml_plan_destroy(plan);
 }
@@ -415,7 +417,7 @@ static void test_kernel(void **state)
 
 /* ---- Fingerprints ---- */
 
-#define PRINTS 10
+#define PRINTS 11
 static uint64_t prints[2][PRINTS];
 
 static uint64_t print_of(test_bed *rig, const char *problem, const char *name, int64_t m, int bias,
@@ -463,6 +465,15 @@ static void prints_symmetric(test_bed *rig, uint64_t *mine)
   tml_plan_destroy(plan);
 }
 
+static void fail_launch(test_bed *rig, int ranks)
+{
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w2:100x72x40", push2.name);
+  tml_args args = rig_args(rig, 100, 0);
+  args.b = NULL;
+  if (rig->rank < ranks) FAKE_CHECK(tml_launch(plan, &args, NULL) == TML_ARGUMENT);
+  tml_plan_destroy(plan);
+}
+
 static void prints_rank(test_bed *rig)
 {
   uint64_t *mine = prints[rig->rank];
@@ -473,6 +484,15 @@ static void prints_rank(test_bed *rig)
   mine[4] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40:bias", push2.name, 100, 1, 4);
   mine[5] = print_of(rig, "ag_gemm:bf16:nt:w2:100x72x40", ce2.name, 100, 0, 0);
   prints_symmetric(rig, mine + 6);
+  fail_launch(rig, 2);
+  mine[10] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40", push2.name, 100, 0, 5);
+}
+
+/* A rank whose launch failed is out of step with the other: its next call must not pass for this one. */
+static void uneven_rank(test_bed *rig)
+{
+  fail_launch(rig, 1);
+  prints[rig->rank][0] = print_of(rig, "gemm_rs:bf16:nt:w2:100x72x40", push2.name, 100, 0, 0);
 }
 
 static void test_fingerprint(void **state)
@@ -483,6 +503,8 @@ static void test_fingerprint(void **state)
     assert_true(prints[0][i] == prints[1][i] && prints[0][i] != 0);
     for (int j = 0; j < i; j++) assert_true(prints[0][i] != prints[0][j]);
   }
+  rig_run_ranks(2, NULL, NULL, uneven_rank);
+  assert_true(prints[0][0] != prints[1][0]);
 }
 
 /* ---- No rows at all ---- */
@@ -565,10 +587,26 @@ static void refuse_symmetric(test_bed *rig)
   args.c = (char *)block + bytes - 100 * 72 * 2;
   FAKE_CHECK_OK(tml_launch(plan, &args, NULL)); /* to the last byte */
   args.c = (char *)args.c + 16;
-  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "end 16 bytes behind"));
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "end behind"));
   args.m = 0;
   args.c = NULL;
   FAKE_CHECK_OK(tml_launch(plan, &args, NULL));
+  tml_plan_destroy(plan);
+}
+
+/* A leading dimension whose product with the rows wraps to nothing. */
+static void refuse_wrapping(test_bed *rig)
+{
+  tml_problem problem = rig_problem("gemm_ar:bf16:nt:w2:134217729x8x8");
+  tml_plan *plan = NULL;
+  void *block;
+  FAKE_CHECK_OK(tml_plan_create_forced(&plan, rig->comm, &problem, twoshot2.name));
+  FAKE_CHECK_OK(tml_alloc(rig->comm, 4096, &block));
+  tml_args args = rig_args(rig, problem.m, 0);
+  args.c = block;
+  args.ldc = (int64_t)1 << 37;
+  args.c_symmetric = 1;
+  FAKE_CHECK(rig_says(tml_launch(plan, &args, NULL), TML_ARGUMENT, "end behind"));
   tml_plan_destroy(plan);
 }
 
@@ -605,6 +643,7 @@ static void test_refusals(void **state)
   (void)state;
   rig_run_ranks(2, NULL, NULL, refuse_rank);
   rig_run_ranks(2, NULL, NULL, refuse_symmetric);
+  rig_run_ranks(2, NULL, NULL, refuse_wrapping);
 }
 
 /* A failure in the middle still joins the copy stream. */

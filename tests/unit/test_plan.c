@@ -79,12 +79,22 @@ static void strict_rank(test_bed *rig)
   if (rig->rank != 0) FAKE_CHECK(strstr(tml_last_error(), "rank 0") != NULL);
 }
 
+static void forced_library_rank(test_bed *rig)
+{
+  tml_plan *plan = NULL;
+  tml_problem problem = rig_problem("gemm_rs:bf16:nt:w3:256x64x64");
+  tml_status status = tml_plan_create(&plan, rig->comm, &problem);
+  FAKE_CHECK(rig_says(status, TML_ARGUMENT, "strict forbids the forced variant") && plan == NULL);
+}
+
 static void test_fallback(void **state)
 {
   (void)state;
   tml_config no_jit = {.no_jit = 1}, strict = {.no_jit = 1, .strict = 1};
   rig_run_ranks(3, NULL, &no_jit, one_rank_fails);
   rig_run_ranks(3, &strict, NULL, strict_rank);
+  strict.force = "gemm_rs.sm90a.bf16.nt.w3__nccl";
+  rig_run_ranks(3, &strict, NULL, forced_library_rank);
 }
 
 /* Without any kernel a bias cannot be added: the plan says so on every rank. */
@@ -161,7 +171,7 @@ static void write_picks(int driver)
 {
   tml_bank_writer *writer;
   tml_problem problem = rig_problem("gemm:bf16:nt:w1:1x64x64");
-  assert_int_equal(tml_bank_write_open(&writer, bank_path), TML_OK);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_OK);
   for (int i = 0; i < 2; i++) {
     tml_pick pick = {.bucket = i ? 256 : 64,
                      .us = 10,
