@@ -171,9 +171,9 @@ static void fill_params(tml_call *call)
 
 static tml_status make(const tml_plan *plan, const tml_call_key *key, tml_call *call)
 {
-  const tml_kernel *kernel = key->choice->kernel;
+  const tml_choice *choice = key->choice;
   call->key = *key;
-  call->grid = (unsigned)tml_grid(kernel, &plan->problem, key->m);
+  call->grid = (unsigned)tml_grid(&choice->variant, choice->max_clusters, &plan->problem, key->m);
   fill_scalars(plan, call);
   fill_params(call);
   return tml_maps_encode(plan, key, call->maps);

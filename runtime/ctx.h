@@ -58,8 +58,19 @@ typedef enum tml_source { TML_FROM_BANK = 1, TML_FROM_JIT = 2 } tml_source;
  * and `from`, a mask of tml_source). Everything is loaded eagerly: attributes set, function resolved.
  * Lives until the ctx is destroyed. SEALED, MISS, COMPILE, TEMPLATE, DRIVER, UNSUPPORTED. */
 tml_status tml_ctx_kernel(tml_ctx *ctx, const char *name, unsigned from, tml_kernel **out);
+/* What tml_ctx_kernel would have to do. */
+typedef enum tml_standing {
+  TML_STANDS_NOWHERE, /* to compile it; no kernel of this device, too */
+  TML_STANDS_REFUSED, /* the compiler's refusal is known: nothing */
+  TML_STANDS_LOADED,  /* nothing; it is not in the bank */
+  TML_STANDS_BANKED   /* nothing, or to load it from the bank */
+} tml_standing;
+tml_standing tml_ctx_standing(tml_ctx *ctx, const char *name);
 /* 1 if tml_ctx_kernel would succeed without compiling. */
-int tml_ctx_loadable(tml_ctx *ctx, const char *name);
+static inline int tml_ctx_loadable(tml_ctx *ctx, const char *name)
+{
+  return tml_ctx_standing(ctx, name) >= TML_STANDS_LOADED;
+}
 
 /* Makes the ctx's primary context current; *previous is what to give to tml_ctx_leave. */
 tml_status tml_ctx_enter(tml_ctx *ctx, CUcontext *previous);

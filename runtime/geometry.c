@@ -14,21 +14,14 @@ int tml_cluster_blocks(const tml_variant *v)
   return blocks > 0 ? blocks : 1;
 }
 
-int64_t tml_clusters(const tml_kernel *kernel, const tml_problem *problem, int64_t m)
+int64_t tml_grid(const tml_variant *v, int max_clusters, const tml_problem *problem, int64_t m)
 {
-  const tml_variant *v = &kernel->variant;
   int64_t columns = tml_div_up(problem->n, (int64_t)v->tile_n * v->cluster_n), tiles = 0;
   for (int s = 0; s < v->world; s++)
     tiles += tml_div_up(tml_rows_of(m, v->world, s), (int64_t)v->tile_m * v->cluster_m) * columns;
-  int64_t most = kernel->max_clusters - v->movers / tml_cluster_blocks(v);
+  int64_t most = max_clusters - v->movers / tml_cluster_blocks(v);
   if (tiles > most) tiles = most;
-  return tiles < 1 ? 1 : tiles;
-}
-
-int64_t tml_grid(const tml_kernel *kernel, const tml_problem *problem, int64_t m)
-{
-  const tml_variant *v = &kernel->variant;
-  return v->movers + tml_clusters(kernel, problem, m) * tml_cluster_blocks(v);
+  return v->movers + (tiles < 1 ? 1 : tiles) * tml_cluster_blocks(v);
 }
 
 int64_t tml_signal_stride(const tml_variant *v, int64_t m, int64_t n, int64_t k)

@@ -23,11 +23,10 @@ static inline int64_t tml_rows_of(int64_t m, int world, int r)
 
 /* Blocks of a cluster. */
 int tml_cluster_blocks(const tml_variant *variant);
-/* Clusters that compute: one per cluster tile of all shards, at least 1, at most what the device
- * holds beside the movers. */
-int64_t tml_clusters(const tml_kernel *kernel, const tml_problem *problem, int64_t m);
-/* Blocks of the grid: movers first. */
-int64_t tml_grid(const tml_kernel *kernel, const tml_problem *problem, int64_t m);
+/* Blocks of the grid: movers first, then clusters that compute: one per cluster tile of all shards, at
+ * least 1, at most what a device that holds `max_clusters` has room for beside the movers. */
+int64_t tml_grid(const tml_variant *variant, int max_clusters, const tml_problem *problem,
+                 int64_t m);
 /* Signal words of one source rank in one parity: cluster-padded tiles of a shard, or (`sm`) its
  * chunks. */
 int64_t tml_signal_stride(const tml_variant *variant, int64_t m, int64_t n, int64_t k);

@@ -36,13 +36,19 @@ static tml_status identify(tml_ctx *ctx, const char *name, tml_kernel *kernel)
 
 /* ---- From the bank --------------------------------------------------------------------------- */
 
+/* What tml_bank_get said of this very text: the compiler refused it. */
+static int is_refused(const tml_kernel *kernel, tml_status status, const tml_bank_row *row)
+{
+  return status == TML_MISS && row->refused[0] && strcmp(row->hash, kernel->hash) == 0;
+}
+
 /* MISS: try elsewhere. COMPILE: the compiler's refusal is on record, trying again is of no use. */
 static tml_status from_bank(tml_ctx *ctx, tml_kernel *kernel)
 {
   tml_bank_row row;
   if (!ctx->bank) return tml_fail(TML_MISS, "%s: no bank is configured", kernel->variant.name);
   tml_status status = tml_bank_get(ctx->bank, kernel->variant.name, kernel->hash, &row);
-  int refused = status == TML_MISS && row.refused[0] && strcmp(row.hash, kernel->hash) == 0;
+  int refused = is_refused(kernel, status, &row);
   if (status == TML_OK) {
     status = kernel_load(ctx, kernel, row.cubin);
     if (status == TML_DRIVER) { /* made for another driver or device: compiling may still work */
@@ -208,20 +214,28 @@ tml_status tml_ctx_kernel(tml_ctx *ctx, const char *name, unsigned from, tml_ker
   return status;
 }
 
-static int in_bank(tml_ctx *ctx, const char *name)
+/* A row of the bank, or a refusal in the bank or of this ctx. */
+static tml_standing on_record(tml_ctx *ctx, const char *name)
 {
   tml_kernel kernel = {.hash = ""};
   tml_bank_row row;
-  if (!ctx->bank || atomic_load(&ctx->sealed) || identify(ctx, name, &kernel) != TML_OK) return 0;
+  tml_standing standing = TML_STANDS_NOWHERE;
+  if (!ctx->bank && !ctx->refusals) return TML_STANDS_NOWHERE;
+  if (identify(ctx, name, &kernel) != TML_OK) return TML_STANDS_NOWHERE;
+  if (find_refusal(ctx, kernel.hash)) return TML_STANDS_REFUSED;
+  if (!ctx->bank) return TML_STANDS_NOWHERE;
   tml_status status = tml_bank_get(ctx->bank, name, kernel.hash, &row);
+  if (status == TML_OK) standing = TML_STANDS_BANKED;
+  if (is_refused(&kernel, status, &row)) standing = TML_STANDS_REFUSED;
   tml_bank_row_free(&row);
-  return status == TML_OK;
+  return standing;
 }
 
-int tml_ctx_loadable(tml_ctx *ctx, const char *name)
+tml_standing tml_ctx_standing(tml_ctx *ctx, const char *name)
 {
   pthread_mutex_lock(&ctx->lock);
-  int loadable = find(ctx, name) != NULL || in_bank(ctx, name);
+  tml_standing standing = atomic_load(&ctx->sealed) ? TML_STANDS_NOWHERE : on_record(ctx, name);
+  if (standing == TML_STANDS_NOWHERE && find(ctx, name)) standing = TML_STANDS_LOADED;
   pthread_mutex_unlock(&ctx->lock);
-  return loadable;
+  return standing;
 }

@@ -1,6 +1,6 @@
 /* The collective half of plan creation. The number of group operations depends on agreed data
- * alone: the list in chunks, one exchange of ballots. Whatever a rank meets goes into its
- * ballot. */
+ * alone: rounds of the list in chunks and one exchange of ballots. Whatever a rank meets goes into
+ * its ballot. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,11 +9,15 @@
 #include "plan_parts.h"
 #include "status.h"
 
+/* Another compiler than the space was proven with may refuse a kernel, hardly ever three. */
+#define MOST_ROUNDS 3
+
 /* What a rank says of the list. */
 typedef struct ballot {
-  int32_t status;      /* not OK: no plan on any rank */
-  int32_t load_status; /* of the first bucket that failed */
-  uint64_t failed;     /* one bit per bucket */
+  int32_t status;                /* not OK: no plan on any rank */
+  int32_t load_status;           /* of the first bucket that failed */
+  uint64_t failed;               /* one bit per bucket */
+  int32_t clusters[TML_BUCKETS]; /* that this rank's device holds at once; 0: no kernel */
   char problem[96];
   char text[256]; /* of either status */
 } ballot;
@@ -57,16 +61,25 @@ static tml_status load_choice(const tml_plan *plan, const char *name, tml_choice
   return TML_OK;
 }
 
+static tml_choice *find_choice(const tml_plan *plan, const char *name)
+{
+  tml_choice *choice = plan->choices;
+  while (choice && strcmp(choice->variant.name, name) != 0) choice = choice->next;
+  return choice;
+}
+
 /* Each name is tried once; a failure is remembered in the choice. NULL: no memory. */
 static tml_choice *choice_of(tml_plan *plan, const char *name)
 {
-  for (tml_choice *choice = plan->choices; choice; choice = choice->next)
-    if (strcmp(choice->variant.name, name) == 0) return choice;
-  tml_choice *choice = calloc(1, sizeof *choice);
+  tml_choice *choice = find_choice(plan, name);
+  if (choice) return choice;
+  choice = calloc(1, sizeof *choice);
   if (!choice) return NULL;
   choice->status = load_choice(plan, name, choice);
   if (choice->status != TML_OK)
     snprintf(choice->reason, sizeof choice->reason, "%s", tml_last_error());
+  if (choice->status == TML_OK && choice->kernel)
+    choice->max_clusters = choice->kernel->max_clusters;
   snprintf(choice->variant.name, sizeof choice->variant.name, "%s", name);
   choice->next = plan->choices;
   plan->choices = choice;
@@ -91,7 +104,10 @@ static void load_list(tml_plan *plan, const tml_list *list, ballot *mine)
   for (int i = 0; i < plan->count; i++) {
     tml_status status = load_entry(plan, &plan->entries[i], list->entry[i].name);
     plan->entries[i].chosen = (tml_chosen)list->entry[i].chosen;
-    if (status == TML_OK) continue;
+    if (status == TML_OK) {
+      mine->clusters[i] = plan->entries[i].choice->max_clusters;
+      continue;
+    }
     int fatal = status == TML_SEALED || status == TML_MEMORY;
     mine->failed |= (uint64_t)1 << i;
     if (fatal || mine->load_status == TML_OK)
@@ -161,15 +177,23 @@ static tml_status load_fallback(tml_plan *plan, const char *name, uint64_t faile
   return TML_OK;
 }
 
+/* The buckets that failed anywhere; *first: the first such rank. */
+static uint64_t failed_buckets(const tml_plan *plan, const ballot *all, int *first)
+{
+  uint64_t failed = 0;
+  *first = -1;
+  for (int r = 0; r < plan->comm->world; r++) {
+    failed |= all[r].failed;
+    if (*first < 0 && all[r].failed) *first = r;
+  }
+  return failed;
+}
+
 /* What failed anywhere becomes the fallback everywhere. */
 static tml_status take_fallback(tml_plan *plan, const tml_list *list, const ballot *all)
 {
-  int forced = list->entry[0].chosen == TML_CHOSEN_FORCED, first = -1;
-  uint64_t failed = 0;
-  for (int r = 0; r < plan->comm->world; r++) {
-    failed |= all[r].failed;
-    if (first < 0 && all[r].failed) first = r;
-  }
+  int forced = list->entry[0].chosen == TML_CHOSEN_FORCED, first;
+  uint64_t failed = failed_buckets(plan, all, &first);
   if (!failed) return TML_OK;
   if (forced || !list->fallback[0])
     return report(plan, first, all[first].load_status, all[first].text);
@@ -177,6 +201,38 @@ static tml_status take_fallback(tml_plan *plan, const tml_list *list, const ball
           __builtin_popcountll(failed), plan->count, list->fallback, first, all[first].text);
   return tml_group_vote(plan->comm->group, load_fallback(plan, list->fallback, failed),
                         "loading the fallback");
+}
+
+/* 1 if something failed that says nothing of other variants: the next best deserves a round. */
+static int try_next_best(tml_plan *plan, const tml_list *list, const ballot *all)
+{
+  int first;
+  uint64_t failed = failed_buckets(plan, all, &first);
+  if (!failed || list->entry[0].chosen == TML_CHOSEN_FORCED) return 0;
+  for (int r = 0; r < plan->comm->world; r++)
+    if (all[r].failed && all[r].load_status != TML_COMPILE && all[r].load_status != TML_UNSUPPORTED)
+      return 0;
+  for (int i = 0; i < plan->count; i++) {
+    if (!(failed >> i & 1)) continue;
+    tml_choice *choice = find_choice(plan, list->entry[i].name);
+    if (!choice || choice->status != TML_OK) continue;
+    choice->status = TML_COMPILE;
+    snprintf(choice->reason, sizeof choice->reason, "rank %d: %.200s", first, all[first].text);
+  }
+  tml_log(plan->comm->ctx, TML_LOG_WARN, "%s: %d of %d sizes take the next best: rank %d: %s",
+          all[0].problem, __builtin_popcountll(failed), plan->count, first, all[first].text);
+  return 1;
+}
+
+/* The same grid on every rank, whatever each device has room for. */
+static void agree_clusters(tml_plan *plan, const ballot *all)
+{
+  for (int i = 0; i < plan->count; i++) {
+    tml_choice *choice = find_choice(plan, plan->entries[i].choice->variant.name);
+    for (int r = 0; choice && r < plan->comm->world; r++)
+      if (all[r].clusters[i] > 0 && all[r].clusters[i] < choice->max_clusters)
+        choice->max_clusters = all[r].clusters[i];
+  }
 }
 
 static void count_fallbacks(const tml_plan *plan)
@@ -199,24 +255,36 @@ static void vote(tml_plan *plan, const tml_list *list, tml_status door, const ch
     load_list(plan, list, mine);
 }
 
-tml_status tml_plan_agree(tml_plan *plan, const char *force, tml_status door)
+/* One round: rank 0's list, everyone's ballot, the verdict. */
+static tml_status agree_once(tml_plan *plan, const char *force, tml_status door,
+                             const char *door_text, tml_list *list, ballot *all)
 {
-  ballot mine = {0}, all[TML_MAX_WORLD];
-  tml_list list;
-  char door_text[sizeof mine.text] = "";
-  memset(&list, 0, sizeof list);
-  if (door != TML_OK) snprintf(door_text, sizeof door_text, "%s", tml_last_error());
+  ballot mine = {0};
+  memset(list, 0, sizeof *list);
   if (plan->comm->rank == 0 && door == TML_OK) {
-    list.count = plan->count;
-    tml_problem_print(&plan->problem, list.problem, sizeof list.problem);
-    tml_plan_resolve(plan, force, &list);
+    list->count = plan->count;
+    tml_problem_print(&plan->problem, list->problem, sizeof list->problem);
+    tml_plan_resolve(plan, force, list);
   }
-  TRY(broadcast_list(plan, &list));
-  vote(plan, &list, door, door_text, &mine);
+  TRY(broadcast_list(plan, list));
+  vote(plan, list, door, door_text, &mine);
   TRY(tml_group_all_gather(plan->comm->group, &mine, all, sizeof mine));
   close_texts(all, plan->comm->world);
-  TRY(judge(plan, &list, all));
+  return judge(plan, list, all);
+}
+
+tml_status tml_plan_agree(tml_plan *plan, const char *force, tml_status door)
+{
+  ballot all[TML_MAX_WORLD];
+  tml_list list;
+  char door_text[sizeof all->text] = "";
+  if (door != TML_OK) snprintf(door_text, sizeof door_text, "%s", tml_last_error());
+  for (int round = 1; round <= MOST_ROUNDS; round++) {
+    TRY(agree_once(plan, force, door, door_text, &list, all));
+    if (round == MOST_ROUNDS || !try_next_best(plan, &list, all)) break;
+  }
   TRY(take_fallback(plan, &list, all));
+  agree_clusters(plan, all);
   count_fallbacks(plan);
   return TML_OK;
 }

@@ -22,7 +22,8 @@ typedef struct tml_choice {
   tml_variant variant;
   const tml_kernel *kernel; /* NULL for a library */
   const tml_kernel *helper; /* `ce`: the gate, before the copies; `sm`: collects the gathered A */
-  tml_status status;        /* why it could not be loaded, with `reason` */
+  int max_clusters;         /* that every rank's device holds at once */
+  tml_status status;        /* why it could not be loaded here or elsewhere, with `reason` */
   char reason[240];
   struct tml_choice *next;
 } tml_choice;
@@ -76,11 +77,11 @@ static inline int64_t tml_entry_m(const tml_plan *plan, const tml_entry *entry)
 /* The entry that serves m (0 .. the plan's m). */
 const tml_entry *tml_plan_entry(const tml_plan *plan, int64_t m);
 
-/* Rank 0's decision for each bucket; loads and compiles nothing. `force`: NULL or the one
- * variant. */
+/* Rank 0's decision for each bucket; loads and compiles nothing, and leaves out the plan's choices that
+ * failed. `force`: NULL or the one variant. */
 void tml_plan_resolve(const tml_plan *plan, const char *force, tml_list *out);
 /* Collective: everyone takes rank 0's list, loads it, and drops together what failed on any
- * rank. `door`: what the checks said on this rank; a failure is reported to all. The plan's
+ * rank; what failed to compile is replaced by the next best, a few times, before the library. `door`: what the checks said on this rank; a failure is reported to all. The plan's
  * entries are set on OK. The same status on every rank. */
 tml_status tml_plan_agree(tml_plan *plan, const char *force, tml_status door);
 

@@ -1,6 +1,7 @@
 /* Which variant serves which bucket: rank 0's decision, from names alone. Order: the forced
- * variant; the pick of the nearest larger bucket; the model's best among what needs no compiler;
- * the model's best by the compiler; the library. */
+ * variant; the pick of the nearest larger bucket; the model's best in the bank; the model's best by
+ * the compiler; the library. What other plans have loaded counts only where nothing can be compiled,
+ * so that a plan's variants, and with them its bits, do not depend on the plans before it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,8 @@
 typedef struct candidate {
   char name[TML_NAME_BYTES];
   int generated; /* a kernel of this device's arch, not a library */
-  int loadable;  /* without the compiler */
+  tml_standing standing;
+  const char *failed; /* why it failed on some rank in an earlier round of this plan, or NULL */
 } candidate;
 
 typedef struct resolver {
@@ -20,6 +22,7 @@ typedef struct resolver {
   tml_ctx *ctx;
   tml_list *list;
   int can_compile, can_library;
+  tml_standing ready; /* the least standing that is taken without compiling */
   size_t pick_count, ranked_count, known_count;
   tml_pick picks[TML_BUCKETS];
   tml_ranked ranked[TML_RANKED_MAX];
@@ -41,7 +44,10 @@ static const candidate *look_up(resolver *r, const char *name)
   candidate *entry = &r->known[r->known_count++];
   snprintf(entry->name, sizeof entry->name, "%s", name);
   entry->generated = variant.kind == TML_KIND_FUSED && strcmp(variant.arch, r->ctx->arch) == 0;
-  entry->loadable = entry->generated && tml_ctx_loadable(r->ctx, name);
+  if (entry->generated) entry->standing = tml_ctx_standing(r->ctx, name);
+  for (const tml_choice *choice = r->plan->choices; choice; choice = choice->next)
+    if (choice->status != TML_OK && strcmp(choice->variant.name, name) == 0)
+      entry->failed = choice->reason;
   return entry;
 }
 
@@ -76,7 +82,9 @@ static const char *pick_refusal(resolver *r, const tml_pick *pick, const tml_pro
   if (!known) return "it cannot be looked up";
   if (!known->generated)
     return r->can_library ? NULL : "libraries are ruled out (strict) or missing";
-  if (known->loadable || r->can_compile || atomic_load(&r->ctx->sealed)) return NULL;
+  if (known->failed) return known->failed;
+  if (known->standing == TML_STANDS_REFUSED) return "the compiler refused it";
+  if (known->standing >= r->ready || r->can_compile || atomic_load(&r->ctx->sealed)) return NULL;
   return "its code is not in the bank, and compiling is switched off or NVRTC is missing";
 }
 
@@ -97,12 +105,14 @@ static int take_pick(resolver *r, int i, const tml_problem *problem)
   return 0;
 }
 
-/* The cheapest by the model: one that is loadable, or (compile) any. */
-static int take_ranked(resolver *r, int i, int compile)
+/* The cheapest by the model of at least this standing. */
+static int take_ranked(resolver *r, int i, tml_standing least)
 {
   for (size_t c = 0; c < r->ranked_count; c++) {
     const candidate *known = look_up(r, r->ranked[c].name);
-    if (!known || !known->generated || !(known->loadable || compile)) continue;
+    if (!known || !known->generated || known->failed || known->standing == TML_STANDS_REFUSED ||
+        known->standing < least)
+      continue;
     set_entry(r->list, i, known->name, TML_CHOSEN_MODEL);
     return 1;
   }
@@ -120,6 +130,19 @@ static tml_status rank(resolver *r, const tml_problem *problem)
   return status;
 }
 
+static tml_status nothing_serves(const resolver *r, int64_t bucket)
+{
+  for (const tml_choice *choice = r->plan->choices; choice; choice = choice->next)
+    if (choice->status != TML_OK)
+      return tml_fail(choice->status, "no kernel for m <= %lld is left after %s", (long long)bucket,
+                      choice->reason);
+  return tml_fail(TML_MISS, "no kernel for m <= %lld is in the bank, and %s; build or tune a bank",
+                  (long long)bucket,
+                  r->ctx->config.no_jit ? "compiling is switched off"
+                  : r->can_compile      ? "the compiler refused all that serve it"
+                                        : "NVRTC was not found");
+}
+
 static tml_status resolve_bucket(resolver *r, int i)
 {
   tml_problem problem = r->plan->problem;
@@ -127,17 +150,14 @@ static tml_status resolve_bucket(resolver *r, int i)
   if (take_pick(r, i, &problem)) return TML_OK;
   tml_status status = rank(r, &problem);
   if (status != TML_OK && status != TML_UNSUPPORTED) return status;
-  int something_loaded = r->ctx->bank || r->ctx->kernels;
-  if (something_loaded && take_ranked(r, i, 0)) return TML_OK;
-  if (r->can_compile && take_ranked(r, i, 1)) return TML_OK;
+  int something_ready = r->ready == TML_STANDS_LOADED || r->ctx->bank;
+  if (something_ready && take_ranked(r, i, r->ready)) return TML_OK;
+  if (r->can_compile && take_ranked(r, i, TML_STANDS_NOWHERE)) return TML_OK;
   if (r->list->fallback[0]) {
     set_entry(r->list, i, r->list->fallback, TML_CHOSEN_FALLBACK);
     return TML_OK;
   }
-  if (status != TML_OK) return status;
-  return tml_fail(TML_MISS, "no kernel for m <= %lld is in the bank, and %s; build or tune a bank",
-                  (long long)r->plan->entries[i].bucket,
-                  r->ctx->config.no_jit ? "compiling is switched off" : "NVRTC was not found");
+  return status != TML_OK ? status : nothing_serves(r, r->plan->entries[i].bucket);
 }
 
 /* ---- All buckets ---- */
@@ -231,6 +251,7 @@ void tml_plan_resolve(const tml_plan *plan, const char *force, tml_list *list)
     r->ctx = ctx;
     r->list = list;
     r->can_compile = !ctx->config.no_jit && ctx->api->has_nvrtc;
+    r->ready = r->can_compile && !atomic_load(&ctx->sealed) ? TML_STANDS_BANKED : TML_STANDS_LOADED;
     r->can_library = !ctx->config.strict && library_there(plan);
     status = resolve(r, force);
   }

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "plan_fixture.h"
+#include "plan_parts.h"
 
 typedef struct shown {
   int count;
@@ -339,14 +340,158 @@ static void test_bytes(void **state)
   rig_run_ranks(3, NULL, NULL, bytes_rank);
 }
 
+/* ---- Other plans ---- */
+
+static void variants_of(test_bed *rig, const char *text, char names[2][TML_NAME_BYTES])
+{
+  tml_plan *plan = rig_plan(rig, text, NULL);
+  snprintf(names[0], TML_NAME_BYTES, "%s", tml_plan_variant(plan, 1));
+  snprintf(names[1], TML_NAME_BYTES, "%s", tml_plan_variant(plan, 4096));
+  tml_plan_destroy(plan);
+}
+
+static char fresh[2][TML_NAME_BYTES];
+
+static void fresh_rank(test_bed *rig) { variants_of(rig, "gemm:bf16:nt:w1:4096x4096x4096", fresh); }
+
+/* What an earlier plan compiled is at hand, and no reason to take it. */
+static void later_rank(test_bed *rig)
+{
+  char before[2][TML_NAME_BYTES], later[2][TML_NAME_BYTES];
+  variants_of(rig, "gemm:bf16:nt:w1:4096x64x4096", before);
+  FAKE_CHECK(strcmp(before[1], fresh[1]) != 0);
+  variants_of(rig, "gemm:bf16:nt:w1:4096x4096x4096", later);
+  for (int i = 0; i < 2; i++) FAKE_CHECK(strcmp(later[i], fresh[i]) == 0);
+}
+
+static void test_order_of_plans(void **state)
+{
+  (void)state;
+  rig_run_ranks(1, NULL, NULL, fresh_rank);
+  rig_run_ranks(1, NULL, NULL, later_rank);
+}
+
+/* ---- Refused by the compiler ---- */
+
+static atomic_int compiles, bad_compiles;
+static nvrtcResult (*compile_well)(nvrtcProgram, int, const char *const *);
+
+static nvrtcResult compile_badly(nvrtcProgram program, int count, const char *const *options)
+{
+  if (atomic_fetch_add(&compiles, 1) < atomic_load(&bad_compiles)) return NVRTC_ERROR_COMPILATION;
+  return compile_well(program, count, options);
+}
+
+static void break_compiler(void)
+{
+  compile_well = fake_table()->nvrtc.p_nvrtcCompileProgram;
+  fake_table()->nvrtc.p_nvrtcCompileProgram = compile_badly;
+}
+
+static pthread_once_t broken;
+
+/* The first variant on each rank, or on some, does not compile: the next best serves, on all ranks alike, and
+ * the refused one is not tried again. */
+static void next_best_rank(test_bed *rig)
+{
+  char names[2][TML_NAME_BYTES];
+  pthread_once(&broken, break_compiler);
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w2:64x4096x4096", NULL);
+  shown all = explain(plan);
+  for (int i = 0; i < all.count; i++) FAKE_CHECK(strcmp(all.source[i], "model") == 0);
+  FAKE_CHECK(strstr(rig->warning, "take the next best") != NULL);
+  snprintf(names[0], sizeof names[0], "%s", tml_plan_variant(plan, 64));
+  tml_plan_destroy(plan);
+  int before = atomic_load(&compiles);
+  FAKE_CHECK_OK(tml_group_barrier(rig->comm->group));
+  plan = rig_plan(rig, "gemm_rs:bf16:nt:w2:64x4096x4096", NULL);
+  FAKE_CHECK(strcmp(tml_plan_variant(plan, 64), names[0]) == 0);
+  FAKE_CHECK(atomic_load(&compiles) == before);
+  tml_plan_destroy(plan);
+}
+
+static void test_next_best(void **state)
+{
+  (void)state;
+  tml_config strict = {.strict = 1};
+  for (int bad = 1; bad <= 2; bad++) {
+    broken = (pthread_once_t)PTHREAD_ONCE_INIT;
+    atomic_store(&compiles, 0);
+    atomic_store(&bad_compiles, bad);
+    rig_run_ranks(2, &strict, NULL, next_best_rank);
+  }
+}
+
+/* Nothing compiles: three rounds, then the compiler's own word on every rank. */
+static void no_compiler_rank(test_bed *rig)
+{
+  tml_plan *plan = NULL;
+  tml_problem problem = rig_problem("gemm_rs:bf16:nt:w2:64x4096x4096");
+  pthread_once(&broken, break_compiler);
+  FAKE_CHECK(tml_plan_create(&plan, rig->comm, &problem) == TML_COMPILE && plan == NULL);
+}
+
+static void test_broken_compiler(void **state)
+{
+  (void)state;
+  tml_config strict = {.strict = 1};
+  broken = (pthread_once_t)PTHREAD_ONCE_INIT;
+  atomic_store(&compiles, 0);
+  atomic_store(&bad_compiles, 1 << 30);
+  rig_run_ranks(2, &strict, NULL, no_compiler_rank);
+  assert_true(atomic_load(&compiles) >= 2 && atomic_load(&compiles) < 64);
+}
+
+/* ---- Devices that hold unlike numbers of clusters ---- */
+
+static CUresult (*same_clusters)(int *, CUfunction, const CUlaunchConfig *);
+static _Thread_local int fewer;
+
+static CUresult some_clusters(int *count, CUfunction function, const CUlaunchConfig *config)
+{
+  CUresult result = same_clusters(count, function, config);
+  *count -= fewer;
+  return result;
+}
+
+static void be_uneven(void)
+{
+  same_clusters = fake_table()->cuda.p_cuOccupancyMaxActiveClusters;
+  fake_table()->cuda.p_cuOccupancyMaxActiveClusters = some_clusters;
+}
+
+static unsigned grids[2];
+
+static void uneven_rank(test_bed *rig)
+{
+  const char *name = rig_find("gemm_rs", 2, 128, 128, 2).name;
+  pthread_once(&broken, be_uneven);
+  fewer = 3 * rig->rank;
+  tml_plan *plan = rig_plan(rig, "gemm_rs:bf16:nt:w2:8192x4096x64", name);
+  grids[rig->rank] = (unsigned)tml_grid(&plan->choices->variant, plan->choices->max_clusters,
+                                        &plan->problem, 8192);
+  tml_plan_destroy(plan);
+}
+
+static void test_uneven_devices(void **state)
+{
+  (void)state;
+  broken = (pthread_once_t)PTHREAD_ONCE_INIT;
+  rig_run_ranks(2, NULL, NULL, uneven_rank);
+  assert_int_equal(grids[0], 132 - 2 * 3);
+  assert_int_equal(grids[0], grids[1]);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_model),        cmocka_unit_test(test_fallback),
-      cmocka_unit_test(test_bias_kernel),  cmocka_unit_test(test_forced),
-      cmocka_unit_test(test_world_of_one), cmocka_unit_test(test_picks),
-      cmocka_unit_test(test_disagree),     cmocka_unit_test(test_door),
-      cmocka_unit_test(test_sealed),       cmocka_unit_test(test_bytes),
+      cmocka_unit_test(test_model),           cmocka_unit_test(test_fallback),
+      cmocka_unit_test(test_bias_kernel),     cmocka_unit_test(test_forced),
+      cmocka_unit_test(test_world_of_one),    cmocka_unit_test(test_picks),
+      cmocka_unit_test(test_disagree),        cmocka_unit_test(test_door),
+      cmocka_unit_test(test_sealed),          cmocka_unit_test(test_bytes),
+      cmocka_unit_test(test_order_of_plans),  cmocka_unit_test(test_next_best),
+      cmocka_unit_test(test_broken_compiler), cmocka_unit_test(test_uneven_devices),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
