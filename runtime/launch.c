@@ -265,6 +265,23 @@ tml_status tml_bias_run(tml_plan *plan, const tml_args *args, int64_t rows, CUst
 
 /* ---- Copy engines ---- */
 
+tml_status tml_copy_rows(const tml_api *api, CUdeviceptr to, int64_t ld_to, CUdeviceptr from,
+                         int64_t ld_from, int64_t rows, int64_t columns, CUstream stream)
+{
+  size_t width = (size_t)columns * TML_ELEMENT_BYTES;
+  if (ld_to == columns && ld_from == columns)
+    return CU(api, cuMemcpyDtoDAsync, (to, from, (size_t)rows * width, stream));
+  const CUDA_MEMCPY2D copy = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                              .srcDevice = from,
+                              .srcPitch = (size_t)ld_from * TML_ELEMENT_BYTES,
+                              .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                              .dstDevice = to,
+                              .dstPitch = (size_t)ld_to * TML_ELEMENT_BYTES,
+                              .WidthInBytes = width,
+                              .Height = (size_t)rows};
+  return CU(api, cuMemcpy2DAsync, (&copy, stream));
+}
+
 /* One warp: waits until the peers are done with this slot, then writes the word that the copies
  * carry. */
 static tml_status ce_gate(const tml_plan *plan, const tml_call *call, CUstream stream)
@@ -281,24 +298,15 @@ static tml_status ce_gate(const tml_plan *plan, const tml_call *call, CUstream s
   return tml_launch_aux(plan->comm->ctx, gate, &values, 1, stream);
 }
 
-/* A block of packed rows: in one piece if it has whole rows. `line`: bytes of a row. */
-static tml_status ce_copy(const tml_plan *plan, CUdeviceptr to, CUdeviceptr from, size_t line,
+/* A block of the shard at `from` to its place in the packed one at `to`. */
+static tml_status ce_copy(const tml_plan *plan, CUdeviceptr to, CUdeviceptr from, int64_t lda,
                           const tml_chunk *chunk)
 {
-  size_t at = (size_t)chunk->row * line + (size_t)chunk->column * TML_ELEMENT_BYTES;
-  size_t width = (size_t)chunk->columns * TML_ELEMENT_BYTES, rows = (size_t)chunk->rows;
-  CUstream stream = plan->comm->copies;
-  if (width == line)
-    return CU(plan->api, cuMemcpyDtoDAsync, (to + at, from + at, rows * line, stream));
-  const CUDA_MEMCPY2D copy = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
-                              .srcDevice = from + at,
-                              .srcPitch = line,
-                              .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
-                              .dstDevice = to + at,
-                              .dstPitch = line,
-                              .WidthInBytes = width,
-                              .Height = rows};
-  return CU(plan->api, cuMemcpy2DAsync, (&copy, stream));
+  int64_t k = plan->problem.k;
+  return tml_copy_rows(plan->api,
+                       to + TML_ELEMENT_BYTES * (CUdeviceptr)(chunk->row * k + chunk->column), k,
+                       from + TML_ELEMENT_BYTES * (CUdeviceptr)(chunk->row * lda + chunk->column),
+                       lda, chunk->rows, chunk->columns, plan->comm->copies);
 }
 
 /* A signal: the epoch, as this rank's gate has written it. */
@@ -325,7 +333,7 @@ static tml_status ce_shard(const tml_plan *plan, const tml_call *call, int from,
   for (int c = 0; c < variant->chunks_k * variant->chunks_m; c++) {
     tml_chunk chunk = tml_chunk_of(variant, key->m, plan->problem.k, from, c);
     if (chunk.rows == 0 || chunk.columns == 0) break;
-    TRY(ce_copy(plan, place, a, line, &chunk));
+    TRY(ce_copy(plan, place, a, key->lda, &chunk));
     TRY(ce_signal(plan, key, signal + 8 * (size_t)c));
   }
   return TML_OK;
@@ -386,11 +394,6 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
   tml_comm *comm = plan->comm;
   int ce = choice->variant.pattern == TML_PATTERN_CE;
   int twoshot = choice->variant.pattern == TML_PATTERN_TWOSHOT;
-  if (ce && args->lda != plan->problem.k)
-    return tml_fail(TML_ARGUMENT,
-                    "tml_launch: lda = %lld, but copy engines move whole shards: A must be packed "
-                    "(lda = k = %lld)",
-                    (long long)args->lda, (long long)plan->problem.k);
   const tml_call_key key = {.m = args->m,
                             .lda = args->lda,
                             .ldb = args->ldb,

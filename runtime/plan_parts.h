@@ -95,6 +95,9 @@ tml_status tml_unfused_run(tml_plan *plan, const tml_args *args, CUstream stream
 struct tml_call_key;
 tml_status tml_gathered_run(const tml_plan *plan, const tml_args *args,
                             const struct tml_call_key *key, CUstream stream);
+/* Copies a block of rows between two row-major matrices, in one piece if it can. In elements. */
+tml_status tml_copy_rows(const tml_api *api, CUdeviceptr to, int64_t ld_to, CUdeviceptr from,
+                         int64_t ld_from, int64_t rows, int64_t columns, CUstream stream);
 /* C[rows, n] += bias. */
 tml_status tml_bias_run(tml_plan *plan, const tml_args *args, int64_t rows, CUstream stream);
 

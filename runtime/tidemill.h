@@ -248,7 +248,8 @@ typedef struct tml_args {
   const void *a, *b; /* 16-byte aligned device pointers */
   const void *bias;  /* [n] in the problem's dtype if the problem has a bias, else NULL */
   void *c;
-  int64_t lda, ldb, ldc; /* in elements, multiples of 8; 0: packed (k, k, n) */
+  int64_t lda, ldb, ldc; /* in elements, multiples of 8; 0: packed (k, k, n). Where `nccl` serves a
+                            gemm_ar, C must be packed; `strict` rules that out */
   /* ag_gemm: NULL, or [m, k], packed, 16-byte aligned, overlapping no other buffer: gets the
    * gathered A. Each rank decides for itself; lda must be k. */
   void *gathered;

@@ -33,26 +33,33 @@ static float expected(const test_bed *rig, tml_op op, int64_t i, int64_t j)
   return sum;
 }
 
-static void check_unfused(test_bed *rig, tml_op op, tml_plan *plan, int64_t m, CUstream stream)
+/* `gap`: elements between the rows of A and C. */
+static void check_unfused(test_bed *rig, tml_op op, tml_plan *plan, int64_t m, int gap,
+                          CUstream stream)
 {
+  const int64_t lda = K + gap, ldc = N + gap;
   int64_t shard = (m + rig->world - 1) / rig->world, first = rig->rank * shard;
   int64_t own = m - first < 0 ? 0 : m - first < shard ? m - first : shard;
   int64_t a_first = op == TML_AG_GEMM ? first : 0, a_rows = op == TML_AG_GEMM ? own : m;
   int64_t c_first = op == TML_GEMM_RS ? first : 0, c_rows = op == TML_GEMM_RS ? own : m;
+  for (int64_t i = 0; i < a_rows * lda; i++) store(rig->buffer[0], i, 55);
   for (int64_t i = 0; i < a_rows * K; i++)
-    store(rig->buffer[0], i, a_of(op == TML_AG_GEMM ? 0 : rig->rank, a_first + i / K, i % K));
+    store(rig->buffer[0], i / K * lda + i % K,
+          a_of(op == TML_AG_GEMM ? 0 : rig->rank, a_first + i / K, i % K));
   for (int64_t i = 0; i < N * K; i++) store(rig->buffer[1], i, b_of(rig->rank, i / K, i % K));
-  for (int64_t i = 0; i < c_rows * N; i++) store(rig->buffer[2], i, 999);
+  for (int64_t i = 0; i < c_rows * ldc; i++) store(rig->buffer[2], i, 96);
   for (int64_t i = 0; i < (m + 1) * K; i++) store(rig->buffer[3], i, 96);
   tml_args args = rig_args(rig, m, 0);
-  if (op == TML_AG_GEMM) args.gathered = (void *)rig->buffer[3];
+  args.lda = lda, args.ldc = ldc;
+  if (op == TML_AG_GEMM && gap == 0) args.gathered = (void *)rig->buffer[3];
   FAKE_CHECK_OK(tml_launch(plan, &args, stream));
   FAKE_CHECK(fake_table()->cuda.p_cuStreamSynchronize(stream) == CUDA_SUCCESS);
   int wrong = 0;
   for (int64_t i = 0; i < (m + 1) * K; i++) /* NCCL's own target, and nothing behind it */
     wrong += load(rig->buffer[3], i) != (args.gathered && i < m * K ? a_of(0, i / K, i % K) : 96);
-  for (int64_t i = 0; i < c_rows * N; i++)
-    wrong += load(rig->buffer[2], i) != expected(rig, op, c_first + i / N, i % N);
+  for (int64_t i = 0; i < c_rows * ldc; i++) /* and nothing between the rows */
+    wrong += load(rig->buffer[2], i) !=
+             (i % ldc < N ? expected(rig, op, c_first + i / ldc, i % ldc) : 96);
   FAKE_CHECK(wrong == 0);
 }
 
@@ -66,10 +73,13 @@ static void unfused_rank(test_bed *rig)
     tml_plan *plan = rig_plan(rig, texts[i], NULL);
     FAKE_CHECK(strstr(tml_plan_variant(plan, 50), "__nccl") != NULL);
     const int64_t sizes[] = {0, 1, 4, 7, 48, 50}; /* empty and ragged shards, equal ones */
-    for (int s = 0; s < 6; s++) check_unfused(rig, ops[i], plan, sizes[s], stream);
+    for (int s = 0; s < 6; s++) check_unfused(rig, ops[i], plan, sizes[s], 0, stream);
+    for (int s = 0; s < 6 && ops[i] != TML_GEMM_AR; s++)
+      check_unfused(rig, ops[i], plan, sizes[s], 8, stream);
     tml_args loose = rig_args(rig, 7, 0);
-    loose.lda = 24, loose.ldc = 32;
-    FAKE_CHECK(rig_says(tml_launch(plan, &loose, stream), TML_ARGUMENT, "packed"));
+    loose.ldc = 32;
+    if (ops[i] == TML_GEMM_AR)
+      FAKE_CHECK(rig_says(tml_launch(plan, &loose, stream), TML_ARGUMENT, "packed"));
     tml_plan_destroy(plan);
   }
   close_stream(stream);
