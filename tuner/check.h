@@ -23,10 +23,10 @@ typedef struct check_options {
 
 typedef struct check_result {
   char variant[TML_NAME_BYTES];
-  double relative;                                      /* worst rank */
-  double unwritten;                                     /* elements, worst rank */
-  int overrun, ungathered, unequal_reps, unequal_ranks; /* any rank */
-  uint64_t hash[TML_MAX_WORLD];                         /* of each rank's output; 0: it has none */
+  double relative;                                             /* worst rank */
+  double unwritten;                                            /* elements, worst rank */
+  int overrun, ungathered, loose, unequal_reps, unequal_ranks; /* any rank */
+  uint64_t hash[TML_MAX_WORLD]; /* of each rank's output; 0: it has none */
   int passed;
   char why[200]; /* what is wrong, "" if nothing */
 } check_result;
@@ -35,6 +35,10 @@ typedef struct check_result {
  * `passed` 0; FAULT and TIMEOUT are statuses. `save`: file for this rank's output, or NULL. */
 tml_status check_one(rig *r, const tml_problem *problem, const char *variant, int reps,
                      const char *save, check_result *out);
+/* A call with leading dimensions beyond the rows: *differs is set unless its output has this hash and its
+ * gaps are untouched. The output of `d` is poison afterwards. */
+struct data;
+tml_status check_loose(rig *r, tml_plan *plan, struct data *d, uint64_t hash, int *differs);
 /* Two long graphs of mixed ops, with an odd and an even number of calls, against eager; three replays in two
  * rounds. */
 tml_status check_graphs(rig *r, int rounds, char *summary, size_t bytes);
