@@ -99,6 +99,7 @@ typedef struct tml_variant {
   int movers;              /* `sm`: blocks, the first of the grid, that carry the shard */
   int move_k;              /* `sm`: columns of a chunk of the shard; its rows are tile_m */
   int threads;
+  int registers;   /* a thread: launched with fewer, the warpgroups would wait for ever for more */
   int smem;        /* dynamic bytes */
   int cooperative; /* launch with the cooperative attribute */
   int overlap;     /* may start before the stream's previous kernel ends: it, or the gate

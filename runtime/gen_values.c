@@ -140,7 +140,7 @@ void gen_read_variant(lua_State *lua, int index, tml_variant *out)
   NUMBER(world), NUMBER(tile_m), NUMBER(tile_n), NUMBER(tile_k), NUMBER(cluster_m);
   NUMBER(cluster_n), NUMBER(split), NUMBER(stages), NUMBER(box_a), NUMBER(box_b), NUMBER(box_c);
   NUMBER(box_n), NUMBER(chunks_k), NUMBER(chunks_m), NUMBER(movers), NUMBER(move_k);
-  NUMBER(threads), NUMBER(smem);
+  NUMBER(threads), NUMBER(registers), NUMBER(smem);
 #undef NUMBER
   lua_getfield(lua, index, "cooperative");
   out->cooperative = lua_toboolean(lua, -1);

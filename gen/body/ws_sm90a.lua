@@ -154,6 +154,7 @@ function M.derive(v)
     PACE = v.pace, fixed = v.roles == "fixed",
     threads = 128 * (1 + CONSUMERS), smem = smem_bytes(v, v.stages, v.ring),
     producer_regs = producer_regs, consumer_regs = consumer_regs,
+    registers = (producer_regs + CONSUMERS * consumer_regs) // (1 + CONSUMERS),
     -- the place of the first tile is found in the prologue, where there are registers to keep it
     early = v.comm == "none" or producer_regs > 56,
     -- shared memory, byte offsets

@@ -221,7 +221,7 @@ static CUresult drv_cuKernelGetAttribute(int *value, CUfunction_attribute which,
   const drv_kernel *kernel = kernel_of(handle);
   if (!kernel) END(CUDA_ERROR_INVALID_HANDLE);
   switch (which) {
-  case CU_FUNC_ATTRIBUTE_NUM_REGS: *value = 0; break; /* the host's compiler does not say */
+  case CU_FUNC_ATTRIBUTE_NUM_REGS: *value = 255; break; /* as many as a kernel wants */
   case CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES: *value = 0; break;
   case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
     *value = (int)module_of(kernel->library)->threads;

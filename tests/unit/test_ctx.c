@@ -189,6 +189,20 @@ static void compiled_kernels(void **state)
   assert_int_equal(fake_check_clean(), 0);
 }
 
+/* The warpgroups trade registers: too few at entry, and they would wait for ever. */
+static void few_registers(void **state)
+{
+  (void)state;
+  tml_kernel *kernel;
+  fake_open(&(fake_config){.registers = 160});
+  tml_config config = base_config();
+  tml_ctx *ctx = create(&config);
+  assert_int_equal(tml_ctx_kernel(ctx, single, BOTH, &kernel), TML_UNSUPPORTED);
+  assert_non_null(strstr(tml_last_error(), "160 registers a thread and needs 168"));
+  tml_ctx_destroy(ctx);
+  assert_int_equal(fake_check_clean(), 0);
+}
+
 static void refusals(void **state)
 {
   (void)state;
@@ -427,6 +441,7 @@ int main(void)
       cmocka_unit_test_setup(knobs, before),
       cmocka_unit_test_setup(no_device, before),
       cmocka_unit_test_setup(compiled_kernels, before),
+      cmocka_unit_test_setup(few_registers, before),
       cmocka_unit_test_setup(refusals, before),
       cmocka_unit_test_setup(kept_kernels, before),
       cmocka_unit_test_setup(unusable_banks, before),
