@@ -174,8 +174,8 @@ TML_API tml_status tml_ctx_counters(const tml_ctx *ctx, tml_counters *out);
  * version or device kind on some rank), TIMEOUT (names the ranks that were waited for), MEMORY,
  * UNSUPPORTED (no symmetric memory between two of the devices), IO (a socket between the ranks), SEALED. */
 TML_API tml_status tml_comm_create(tml_comm **out, tml_ctx *ctx, ncclComm_t nccl);
-/* Collective while healthy; after a fault local: waits for no peer, only for this GPU's own bounded kernels.
- * Graphs that hold calls of the comm go first. NULL is fine. */
+/* Collective while healthy, and waits for the work of this GPU; after a fault local: waits for no peer, only
+ * for this GPU's own bounded kernels. Graphs that hold calls of the comm go first. NULL is fine. */
 TML_API void tml_comm_destroy(tml_comm *comm);
 TML_API int tml_comm_rank(const tml_comm *comm);
 TML_API int tml_comm_world(const tml_comm *comm);
