@@ -104,6 +104,21 @@ static tml_status first_result(attempt *t, data_error *error)
   return data_hash(t->r, &t->d, &t->hash);
 }
 
+/* Libraries choose another algorithm for other leading dimensions, and with it other bits. */
+static int has_loose(const attempt *t)
+{
+  tml_pattern pattern = rig_pattern(t->r, t->out->variant);
+  return t->d.problem.m > 0 && pattern != TML_PATTERN_LT && pattern != TML_PATTERN_NCCL;
+}
+
+/* Launches of the same inputs. That of rows with gaps is one more, enough where every call is alike. */
+static int repetitions(const attempt *t, int reps)
+{
+  tml_op op = t->d.problem.op;
+  int count = op == TML_GEMM_RS || op == TML_GEMM_AR ? reps : 2;
+  return (op == TML_GEMM || op == TML_GEMM_RS) && has_loose(t) ? count - 1 : count;
+}
+
 static tml_status repeat(attempt *t, int reps)
 {
   for (int i = 1; i < reps; i++) {
@@ -129,9 +144,8 @@ static tml_status run(attempt *t, int reps)
 {
   data_error error = {0};
   double worst[5];
-  int bitwise = t->d.problem.op == TML_GEMM_RS || t->d.problem.op == TML_GEMM_AR;
   TRY(vote(t, first_result(t, &error), "the first launch"));
-  TRY(vote(t, bitwise ? repeat(t, reps) : repeat(t, 2), "repeated launches"));
+  TRY(vote(t, repeat(t, repetitions(t, reps)), "repeated launches"));
   TRY(compare_ranks(t));
   worst[0] = isnan(error.relative) ? INFINITY : error.relative; /* a maximum must not lose a NAN */
   worst[1] = (double)error.unwritten;
@@ -147,14 +161,11 @@ static tml_status run(attempt *t, int reps)
   return TML_OK;
 }
 
-/* Libraries choose another algorithm for other leading dimensions, and with it other bits. */
 static tml_status run_loose(attempt *t)
 {
   double differs = 0;
   int mine = 0;
-  tml_pattern pattern = rig_pattern(t->r, t->out->variant);
-  if (t->d.problem.m == 0 || pattern == TML_PATTERN_LT || pattern == TML_PATTERN_NCCL)
-    return TML_OK;
+  if (!has_loose(t)) return TML_OK;
   TRY(vote(t, check_loose(t->r, t->plan, &t->d, t->hash, &mine), "a launch of rows with gaps"));
   differs = mine;
   TRY(tml_group_max(t->r->comm->group, &differs, 1));
