@@ -5,6 +5,7 @@
 #include "../runtime/tidemill.h"
 #include "cli.h"
 #include "commands.h"
+#include "output.h"
 #include "ranks.h"
 
 static void help(FILE *to)
@@ -24,7 +25,7 @@ static void help(FILE *to)
         to);
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
   static const struct {
     const char *name;
@@ -34,8 +35,6 @@ int main(int argc, char **argv)
     COMMAND_MAP(X)
 #undef X
   };
-  signal(SIGPIPE, SIG_IGN); /* a reader that leaves is a write error, told as such */
-  ranks_command_line(argc, argv);
   if (argc < 2) {
     help(stderr);
     return CLI_USAGE;
@@ -53,4 +52,13 @@ int main(int argc, char **argv)
     if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
   cli_fail("there is no command \"%s\" (see: tidemill --help)", argv[1]);
   return CLI_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+  output_begin();
+  signal(SIGPIPE,
+         SIG_IGN); /* a reader that leaves is a write error, told at the end as any other */
+  ranks_command_line(argc, argv);
+  return output_end(run(argc, argv));
 }

@@ -15,6 +15,7 @@
 #include "../runtime/machine.h"
 #include "cli.h"
 #include "device.h"
+#include "output.h"
 #include "progress.h"
 
 #define GRACE_S 5.0 /* beyond the time-out, before stragglers are killed */
@@ -106,9 +107,7 @@ int ranks_apart(int (*fn)(void *user), void *user)
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(CLI_FAILED);
-    int code = fn(user);
-    fflush(NULL);
-    _exit(code);
+    _exit(output_end(fn(user)));
   }
   if (child < 0) return cli_fail("cannot start a process: %s", strerror(errno));
   while (waitpid(child, &status, 0) < 0)
@@ -190,10 +189,8 @@ static void child_main(ranks_env *env, pid_t parent, ranks_main main, void *user
   prctl(PR_SET_PDEATHSIG, SIGKILL); /* no orphan, whatever kills the parent */
   if (getppid() != parent) _exit(CLI_FAILED);
   env->meet.address = env->address;
-  int code = main(env, user);
-  fflush(NULL);
-  _exit(
-      code); /* no exit handlers: after a fault, libraries' own clean-up may wait for a dead peer */
+  /* No exit handlers: after a fault, libraries' own clean-up may wait for a dead peer. */
+  _exit(output_end(main(env, user)));
 }
 
 static void tell_death(int rank, int wait_status)

@@ -127,8 +127,7 @@ static int show(const show_options *o, tml_gen *gen, const char *name)
     if (status == TML_OK) tml_bank_row_free(&row);
   } else if (status == TML_OK) {
     status = tml_gen_expand(gen, name, o->lines, &text, &bytes);
-    if (status == TML_OK && fwrite(text, 1, bytes, stdout) != bytes)
-      code = cli_fail("cannot write to the standard output: %s", strerror(errno));
+    if (status == TML_OK) fwrite(text, 1, bytes, stdout);
   }
   free(text);
   if (status == TML_ARGUMENT) return cli_usage("show", "%s", tml_last_error());

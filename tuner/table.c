@@ -178,14 +178,14 @@ cJSON *table_to_json(const table *t)
 
 int table_write_text(const char *path, const char *text)
 {
-  int to_stdout = strcmp(path, "-") == 0;
-  FILE *to = to_stdout ? stdout : fopen(path, "w");
+  if (strcmp(path, "-") == 0) {
+    fputs(text, stdout); /* output_end tells of errors */
+    return CLI_OK;
+  }
+  FILE *to = fopen(path, "w");
   if (!to) return cli_fail("cannot write %s: %s", path, strerror(errno));
   int bad = fputs(text, to) < 0;
-  if (to_stdout)
-    bad |= fflush(to) != 0;
-  else
-    bad |= fclose(to) != 0;
+  bad |= fclose(to) != 0;
   return bad ? cli_fail("cannot write %s: %s", path, strerror(errno)) : CLI_OK;
 }
 
