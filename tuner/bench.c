@@ -7,6 +7,7 @@
 #include "../runtime/status.h"
 #include "commands.h"
 #include "device.h"
+#include "output.h"
 #include "progress.h"
 
 #define WRITE_EVERY_S 5 /* seconds between files of an unfinished run */
@@ -16,6 +17,7 @@ typedef struct bench_options {
   problems list;
   bench_peers peers;
   const char *regime, *json, *out, *commit;
+  FILE *text; /* for tables and notes */
   int rounds, symmetric;
   double sustained_ms;
   regime regimes[2];
@@ -45,13 +47,14 @@ static tml_status see_facts(bencher *b)
   return bench_link(&b->r, &b->facts.link);
 }
 
-/* The files of the rows so far. */
-static int write_files(const bencher *b, const table *means)
+/* The files of the rows so far; the standard output waits for all rows. */
+static int write_files(const bencher *b, const table *means, int all)
 {
   const bench_options *o = b->o;
   char json[512], markdown[512];
   int code = CLI_OK;
-  if (o->json) code = bench_write(o->json, NULL, b->rows, means, &b->facts, o->regime, o->commit);
+  if (o->json && (all || !output_standard(o->json)))
+    code = bench_write(o->json, NULL, b->rows, means, &b->facts, o->regime, o->commit);
   if (!o->out || code) return code;
   snprintf(json, sizeof json, "%s.json", o->out);
   snprintf(markdown, sizeof markdown, "%s.md", o->out);
@@ -65,7 +68,7 @@ static void write_early(bencher *b)
   if (now < b->written_s + WRITE_EVERY_S) return;
   b->written_s = now;
   table *means = bench_means_table(b->all, b->count);
-  write_files(b, means);
+  write_files(b, means, 0);
   table_free(means);
 }
 
@@ -78,7 +81,7 @@ static void keep_rows(bencher *b, bench_row *rows, int count)
   }
   if (b->r.rank != 0) return;
   progress_clear(&b->bar);
-  table_stream_row(b->rows, stdout);
+  table_stream_row(b->rows, b->o->text);
   write_early(b);
 }
 
@@ -86,7 +89,7 @@ static tml_status bench_all(bencher *b)
 {
   const problems *list = &b->o->list;
   TRY(see_facts(b));
-  if (b->r.rank == 0) bench_print_facts(&b->facts, stdout);
+  if (b->r.rank == 0) bench_print_facts(&b->facts, b->o->text);
   for (size_t i = 0; i < list->count; i++) {
     bench_row rows[2];
     char text[PROBLEM_TEXT_BYTES];
@@ -110,10 +113,10 @@ static int finish(bencher *b)
   if (b->r.rank != 0) return CLI_OK;
   progress_clear(&b->bar);
   table *means = bench_means_table(b->all, b->count);
-  putchar('\n');
-  table_print(means, stdout);
-  int code = write_files(b, means);
-  if (!code && o->out) printf("wrote %s.json and %s.md\n", o->out, o->out);
+  fputc('\n', o->text);
+  table_print(means, o->text);
+  int code = write_files(b, means, 1);
+  if (!code && o->out) fprintf(o->text, "wrote %s.json and %s.md\n", o->out, o->out);
   table_free(means);
   size_t wanted = o->list.count * (size_t)o->regime_count;
   if (b->count < wanted)
@@ -191,7 +194,8 @@ int cmd_bench(int argc, char **argv)
       {"--peers", NULL, CLI_TEXT, &peers, "FILE",
        "compare with times of others: a JSON list of {\"problem\": TEXT, NAME: microseconds, ...}; "
        "\"gemm\" is the GEMM alone; \"regime\" may be absent if one is timed"},
-      {"--json", NULL, CLI_TEXT, &o.json, "FILE", "write machine, means and rows as JSON"},
+      {"--json", NULL, CLI_TEXT, &o.json, "FILE",
+       "write machine, means and rows as JSON; - is the standard output"},
       {"--out", "-o", CLI_TEXT, &o.out, "NAME", "write NAME.json and NAME.md"},
       {"--commit", NULL, CLI_TEXT, &o.commit, "TEXT",
        "the commit to name; default: asked from git"},
@@ -220,6 +224,7 @@ int cmd_bench(int argc, char **argv)
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
   code = rig_check_options("bench", &o.rig);
+  o.text = output_beside(o.json);
   if (!code) code = choose_regimes(&o);
   if (!code) code = problems_read(&o.list, "bench", &operands, file);
   if (!code && o.list.count == 0)

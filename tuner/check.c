@@ -7,6 +7,7 @@
 #include "../runtime/status.h"
 #include "commands.h"
 #include "device.h"
+#include "output.h"
 #include "progress.h"
 #include "space.h"
 
@@ -21,6 +22,7 @@ static const table_column columns[] = {
 
 typedef struct tally {
   table *rows;
+  FILE *text;
   int passed, failed;
   progress bar;
 } tally;
@@ -42,7 +44,7 @@ static void add_row(tally *n, const rig *r, const tml_problem *p, const check_re
   table_text(n->rows, hashes);
   table_end_row(n->rows);
   progress_clear(&n->bar);
-  table_stream_row(n->rows, stdout);
+  table_stream_row(n->rows, n->text);
 }
 
 static tml_status run_variant(tally *n, rig *r, const check_options *o, const tml_problem *p,
@@ -96,11 +98,12 @@ static tml_status run_problem(tally *n, rig *r, const check_options *o, const tm
   return status;
 }
 
-static void print_stress(const check_stress_result *s)
+static void print_stress(const check_stress_result *s, FILE *to)
 {
-  printf("stress: %d calls of %d plans, %d of them distinct, %d delayed, seed %llu, %.0f s; ",
-         s->calls, s->plans, s->distinct, s->delayed, (unsigned long long)s->seed, s->seconds);
-  printf(
+  fprintf(to, "stress: %d calls of %d plans, %d of them distinct, %d delayed, seed %llu, %.0f s; ",
+          s->calls, s->plans, s->distinct, s->delayed, (unsigned long long)s->seed, s->seconds);
+  fprintf(
+      to,
       "worst relative error %.2e; device memory %.1f MB + %.0f bytes, host %.1f MB + %.1f MB: %s\n",
       s->relative, s->device_bytes * 1e-6, s->device_growth, s->host_bytes * 1e-6,
       s->host_growth * 1e-6, *s->why ? "WRONG" : "all bits as alone");
@@ -126,19 +129,34 @@ static cJSON *stress_json(const check_stress_result *s)
   return head;
 }
 
+/* To the file; with several seeds only the last report counts, which run_seeds writes. */
+static int report(const check_options *o, const table *rows, const check_stress_result *stress)
+{
+  cJSON *root = table_to_json(rows);
+  if (stress->calls) {
+    cJSON *head = stress_json(stress);
+    cJSON_AddItemToObject(head, "rows", root);
+    root = head;
+  }
+  if (!o->report) return output_json(o->json, root);
+  cJSON_Delete(*o->report);
+  *o->report = root;
+  return CLI_OK;
+}
+
 static int finish(const check_options *o, tally *n, const rig *r, const char *graphs,
                   const char *copies, const check_stress_result *stress)
 {
   int code = CLI_OK;
   if (r->rank != 0) return n->failed || *stress->why ? CLI_FAILED : CLI_OK;
   progress_clear(&n->bar);
-  if (*graphs) printf("%s\n", graphs);
-  if (*copies) printf("%s\n", copies);
-  if (stress->calls) print_stress(stress);
+  if (*graphs) fprintf(o->text, "%s\n", graphs);
+  if (*copies) fprintf(o->text, "%s\n", copies);
+  if (stress->calls) print_stress(stress, o->text);
   if (n->passed + n->failed)
-    printf("%d passed, %d failed in %.0f s\n", n->passed, n->failed, progress_seconds(&n->bar));
-  if (o->json)
-    code = table_write_json(n->rows, o->json, stress->calls ? stress_json(stress) : NULL, "rows");
+    fprintf(o->text, "%d passed, %d failed in %.0f s\n", n->passed, n->failed,
+            progress_seconds(&n->bar));
+  if (o->json) code = report(o, n->rows, stress);
   if (n->failed) code = cli_fail("%d of %d checks failed", n->failed, n->passed + n->failed);
   if (*stress->why) code = cli_fail("stress: %s", stress->why);
   if (!*graphs && !*copies && !stress->calls && n->passed + n->failed == 0)
@@ -157,6 +175,7 @@ static int rank_main(const ranks_env *env, void *user)
   if (status != TML_OK) return rig_fail(env, status, "check");
   r.host_inputs = o->host_inputs;
   if (o->inject) return check_inject(&r, o);
+  n.text = o->text;
   n.rows = table_create(columns, (int)(sizeof columns / sizeof *columns));
   progress_begin(&n.bar, r.rank != 0);
   for (size_t i = 0; i < o->list.count && status == TML_OK; i++) {
@@ -221,13 +240,12 @@ static int run_seed(check_options *o, const ranks_options *how, const ranks_mach
   size_t reports = device_reports();
   if (reports) return cli_fail("seed %d: the emulator reports %zu hazards", seed, reports);
   if (code) return cli_fail("seed %d failed", seed);
-  printf("seed %d: no hazard, %s\n", seed, device_speed(speed, sizeof speed));
-  fflush(stdout);
+  fprintf(o->text, "seed %d: no hazard, %s\n", seed, device_speed(speed, sizeof speed));
+  fflush(o->text);
   return CLI_OK;
 }
 
-/* On the emulator so often as there are seeds, each with a machine of its own. */
-static int run_seeds(check_options *o, const ranks_options *how, const ranks_machine *machine)
+static int each_seed(check_options *o, const ranks_options *how, const ranks_machine *machine)
 {
   int first = o->rig.seed > 0 ? o->rig.seed : 1;
   for (int i = 0; i < o->seeds; i++) {
@@ -236,10 +254,20 @@ static int run_seeds(check_options *o, const ranks_options *how, const ranks_mac
     if (code) return code;
   }
   if (!o->rotate) return CLI_OK;
-  int missing = cover_report(o->covers[0], stdout);
+  int missing = cover_report(o->covers[0], o->text);
   if (missing && o->cover_all)
     return cli_fail("%d parts of the space have not run: raise --seeds", missing);
   return CLI_OK;
+}
+
+/* On the emulator so often as there are seeds, each with a machine of its own. */
+static int run_seeds(check_options *o, const ranks_options *how, const ranks_machine *machine)
+{
+  cJSON *last = NULL;
+  o->report = &last;
+  int code = each_seed(o, how, machine);
+  if (last && output_json(o->json, last)) code = CLI_FAILED;
+  return code;
 }
 
 static int make_covers(check_options *o)
@@ -294,7 +322,8 @@ int cmd_check(int argc, char **argv)
       {"--outputs", NULL, CLI_TEXT, &o.outputs, "DIR",
        "write each output, packed 16-bit rows, to DIR/rowI.rankR: row I of the table, from 0"},
       {"--json", NULL, CLI_TEXT, &o.json, "FILE",
-       "write the table as JSON, with a hash of each rank's output (of the last seed)"},
+       "write the table as JSON, with a hash of each rank's output (of the last seed); - is the "
+       "standard output"},
       {"--copies", NULL, CLI_FLAG, &o.copies, NULL,
        "copies between GPUs and their signals make progress beside a grid that waits for them on "
        "every SM"},
@@ -335,6 +364,7 @@ int cmd_check(int argc, char **argv)
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
   code = rig_check_options("check", &o.rig);
+  o.text = output_beside(o.json);
   if (graphs) o.graphs = device_emulated() ? 2 : 134;
   if (!o.reps) o.reps = device_emulated() ? 2 : 50;
   if (!code && o.seeds < 1) code = cli_usage("check", "--seeds %d: at least 1", o.seeds);

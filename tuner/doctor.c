@@ -10,6 +10,7 @@
 #include "cli.h"
 #include "commands.h"
 #include "device.h"
+#include "output.h"
 #include "table.h"
 
 typedef struct doctor_options {
@@ -200,7 +201,7 @@ int cmd_doctor(int argc, char **argv)
   see_libraries(t, api);
   see_knobs(t);
   if (o.bank && *o.bank) code = see_bank(t, o.bank);
-  if (!o.json || strcmp(o.json, "-") != 0) table_print(t, stdout);
+  table_print(t, output_beside(o.json));
   if (o.json && table_write_json(t, o.json, NULL, NULL)) code = CLI_FAILED;
   table_free(t);
   return code;

@@ -10,6 +10,7 @@
 #include "../runtime/status.h"
 #include "cli.h"
 #include "commands.h"
+#include "output.h"
 #include "problems.h"
 #include "ranks.h"
 #include "space.h"
@@ -167,21 +168,24 @@ static void print_problem(const char *text, const char *arch, const explain_opti
                           int legal, const table *reasons, const table *ranking,
                           const table *chosen)
 {
-  printf("%s on %s\n\ncandidates: %d points of the space, %d legal, %d refused\n", text, arch,
-         points, legal, points - legal);
-  if (table_rows(reasons)) table_print(reasons, stdout);
-  printf("\nby the model, cheapest first:\n");
-  table_print(ranking, stdout);
+  FILE *to = output_beside(o->json);
+  fprintf(to, "%s on %s\n\ncandidates: %d points of the space, %d legal, %d refused\n", text, arch,
+          points, legal, points - legal);
+  if (table_rows(reasons)) table_print(reasons, to);
+  fprintf(to, "\nby the model, cheapest first:\n");
+  table_print(ranking, to);
   if (!o->bank) {
-    printf("\npicks: no bank given (--bank FILE); a plan would take the first of the model that "
-           "loads\n");
+    fprintf(to,
+            "\npicks: no bank given (--bank FILE); a plan would take the first of the model that "
+            "loads\n");
   } else if (!table_rows(chosen)) {
-    printf("\npicks in %s: none; a plan takes the first of the model that loads (`tidemill tune` "
-           "measures)\n",
-           o->bank);
+    fprintf(to,
+            "\npicks in %s: none; a plan takes the first of the model that loads (`tidemill tune` "
+            "measures)\n",
+            o->bank);
   } else {
-    printf("\npicks in %s:\n", o->bank);
-    table_print(chosen, stdout);
+    fprintf(to, "\npicks in %s:\n", o->bank);
+    table_print(chosen, to);
   }
 }
 
@@ -213,8 +217,7 @@ static int explain_problem(const explain_options *o, tml_gen *gen, const tml_pro
   if (status == TML_OK) status = add_picks(chosen, o->bank, problem);
   tml_problem_print(problem, text, sizeof text);
   if (status == TML_OK) {
-    if (!o->json || strcmp(o->json, "-") != 0)
-      print_problem(text, arch, o, (int)points.count, legal, reasons, ranking, chosen);
+    print_problem(text, arch, o, (int)points.count, legal, reasons, ranking, chosen);
     if (o->json) code = write_json(o->json, text, arch, reasons, ranking, chosen);
   } else {
     code = status == TML_ARGUMENT ? cli_usage("explain", "%s", tml_last_error())
@@ -291,7 +294,7 @@ static int explain_name(const explain_options *o, tml_gen *gen, const char *name
   if (status != TML_OK) return cli_fail_status(status, name);
   table *t = TABLE(field_columns);
   add_fields(t, &v);
-  if (!o->json || strcmp(o->json, "-") != 0) table_print(t, stdout);
+  table_print(t, output_beside(o->json));
   int code = o->json ? table_write_json(t, o->json, NULL, NULL) : CLI_OK;
   table_free(t);
   return code;

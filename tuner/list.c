@@ -8,6 +8,7 @@
 #include "../runtime/status.h"
 #include "cli.h"
 #include "commands.h"
+#include "output.h"
 #include "space.h"
 #include "table.h"
 
@@ -118,6 +119,19 @@ static tml_status list_space(lister *l, const list_options *o)
   return status;
 }
 
+static int print(const list_options *o, const char *what, const table *rows)
+{
+  FILE *to = output_beside(o->json);
+  if (table_rows(rows))
+    table_print(rows, to);
+  else if (o->picks)
+    fputs("no picks\n", to); /* a bank may have none; that something is called so is a mistake */
+  else
+    return cli_fail("nothing matches \"%s\"; `tidemill list` without it shows all",
+                    what ? what : "");
+  return CLI_OK;
+}
+
 static int run(const list_options *o, const char *what)
 {
   tml_problem problem = {.size = sizeof problem};
@@ -141,12 +155,7 @@ static int run(const list_options *o, const char *what)
   int code = status == TML_OK         ? CLI_OK
              : status == TML_ARGUMENT ? cli_usage("list", "%s", tml_last_error())
                                       : cli_fail_status(status, "list");
-  if (!code && table_rows(l.rows) == 0)
-    code = o->picks ? (printf("no picks\n"), CLI_OK)
-                    : cli_fail("nothing matches \"%s\"; `tidemill list` without it shows all",
-                               what ? what : "");
-  else if (!code && !(o->json && strcmp(o->json, "-") == 0))
-    table_print(l.rows, stdout);
+  if (!code) code = print(o, what, l.rows);
   if (!code && o->json) code = table_write_json(l.rows, o->json, NULL, NULL);
   table_free(l.rows);
   return code;

@@ -1,7 +1,9 @@
 #include "output.h"
 
+#include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -20,4 +22,36 @@ int output_end(int code)
   cli_fail("the standard output did not take everything: it is closed, its disk is full, or its "
            "reader has left");
   return code ? code : CLI_FAILED;
+}
+
+int output_standard(const char *path) { return path && strcmp(path, "-") == 0; }
+
+FILE *output_beside(const char *path)
+{
+  static FILE *nowhere; /* kept as long as the process lives */
+  if (!output_standard(path)) return stdout;
+  if (!nowhere) nowhere = fopen("/dev/null", "w");
+  return nowhere ? nowhere : stderr;
+}
+
+static int write_text(const char *path, const char *text)
+{
+  if (output_standard(path)) {
+    fprintf(stdout, "%s\n", text); /* output_end tells of errors */
+    return CLI_OK;
+  }
+  FILE *to = fopen(path, "w");
+  if (!to) return cli_fail("cannot write %s: %s", path, strerror(errno));
+  int bad = fprintf(to, "%s\n", text) < 0;
+  bad |= fclose(to) != 0;
+  return bad ? cli_fail("cannot write %s: %s", path, strerror(errno)) : CLI_OK;
+}
+
+int output_json(const char *path, cJSON *root)
+{
+  char *text = cJSON_Print(root);
+  int code = text ? write_text(path, text) : cli_fail("out of memory for %s", path);
+  cJSON_free(text);
+  cJSON_Delete(root);
+  return code;
 }

@@ -10,6 +10,7 @@
 #include "../runtime/status.h"
 #include "cli.h"
 #include "commands.h"
+#include "output.h"
 #include "table.h"
 
 typedef struct show_options {
@@ -92,21 +93,20 @@ static int print_row(const show_options *o, const tml_bank_row *row)
   pair(t, "compile ms", "%.0f", row->compile_ms);
   pair(t, "cubin bytes", "%zu", row->cubin_bytes);
   pair(t, "refused", "%s", *row->refused ? row->refused : "no");
-  int to_stdout = o->json && strcmp(o->json, "-") == 0;
-  if (!to_stdout) table_print(t, stdout);
+  table_print(t, output_beside(o->json));
   int code = o->json ? table_write_json(t, o->json, NULL, NULL) : CLI_OK;
   table_free(t);
   return code;
 }
 
-static int write_cubin(const char *path, const tml_bank_row *row)
+static int write_cubin(const show_options *o, const tml_bank_row *row)
 {
   if (!row->cubin) return cli_fail("%s has no cubin: %s", row->name, row->refused);
-  FILE *to = fopen(path, "wb");
-  if (!to) return cli_fail("cannot write %s: %s", path, strerror(errno));
+  FILE *to = fopen(o->cubin, "wb");
+  if (!to) return cli_fail("cannot write %s: %s", o->cubin, strerror(errno));
   int bad = fwrite(row->cubin, 1, row->cubin_bytes, to) != row->cubin_bytes;
-  if (fclose(to) != 0 || bad) return cli_fail("cannot write %s: %s", path, strerror(errno));
-  printf("%s: %zu bytes\n", path, row->cubin_bytes);
+  if (fclose(to) != 0 || bad) return cli_fail("cannot write %s: %s", o->cubin, strerror(errno));
+  fprintf(output_beside(o->json), "%s: %zu bytes\n", o->cubin, row->cubin_bytes);
   return CLI_OK;
 }
 
@@ -123,7 +123,7 @@ static int show(const show_options *o, tml_gen *gen, const char *name)
   if (status == TML_OK && (o->row || o->cubin)) {
     status = get_row(o, gen, &v, &row);
     if (status == TML_OK && o->row) code = print_row(o, &row);
-    if (status == TML_OK && !code && o->cubin) code = write_cubin(o->cubin, &row);
+    if (status == TML_OK && !code && o->cubin) code = write_cubin(o, &row);
     if (status == TML_OK) tml_bank_row_free(&row);
   } else if (status == TML_OK) {
     status = tml_gen_expand(gen, name, o->lines, &text, &bytes);

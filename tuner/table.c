@@ -1,11 +1,11 @@
 #include "table.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
+#include "output.h"
 
 typedef struct cell {
   char *text; /* NULL: nothing */
@@ -176,32 +176,10 @@ cJSON *table_to_json(const table *t)
   return rows;
 }
 
-int table_write_text(const char *path, const char *text)
-{
-  if (strcmp(path, "-") == 0) {
-    fputs(text, stdout); /* output_end tells of errors */
-    return CLI_OK;
-  }
-  FILE *to = fopen(path, "w");
-  if (!to) return cli_fail("cannot write %s: %s", path, strerror(errno));
-  int bad = fputs(text, to) < 0;
-  bad |= fclose(to) != 0;
-  return bad ? cli_fail("cannot write %s: %s", path, strerror(errno)) : CLI_OK;
-}
-
 int table_write_json(const table *t, const char *path, cJSON *head, const char *name)
 {
-  cJSON *root = table_to_json(t);
-  if (head) {
-    cJSON_AddItemToObject(head, name, root);
-    root = head;
-  }
-  char *text = need(cJSON_Print(root));
-  size_t length = strlen(text);
-  text = need(realloc(text, length + 2));
-  memcpy(text + length, "\n", 2);
-  int code = table_write_text(path, text);
-  free(text);
-  cJSON_Delete(root);
-  return code;
+  cJSON *rows = table_to_json(t);
+  if (!head) return output_json(path, rows);
+  cJSON_AddItemToObject(head, name, rows);
+  return output_json(path, head);
 }

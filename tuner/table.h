@@ -32,6 +32,5 @@ cJSON *table_to_json(const table *t);
 /* Writes {head..., name: rows} or, with head NULL, rows alone. Takes head over. 0 or CLI_FAILED
  * after a message. */
 int table_write_json(const table *t, const char *path, cJSON *head, const char *name);
-int table_write_text(const char *path, const char *text);
 
 #endif

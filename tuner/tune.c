@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "device.h"
 #include "forge.h"
+#include "output.h"
 #include "progress.h"
 #include "stats.h"
 
@@ -69,7 +70,7 @@ static void add_row(tuner *t, const tml_problem *p, const tune_result *result, d
   table_real(t->rows, prepared + result->compile_s);
   table_end_row(t->rows);
   progress_clear(&t->bar);
-  table_stream_row(t->rows, stdout);
+  table_stream_row(t->rows, t->o->text);
 }
 
 /* Rank 0. */
@@ -126,11 +127,12 @@ static void print_model(const tuner *t)
     worst = fmax(worst, t->losses[i]);
   }
   if (known == 0) return;
-  printf("the measured best is within the model's top %d for %d of %d problems (%.0f %%)\n"
-         "the best of its top %d is slower than the best of all by %.1f %% in the geometric mean, "
-         "%.1f %% at worst\n",
-         TUNE_TOP, t->first, known, 100.0 * t->first / known, TUNE_TOP,
-         100 * (stats_geomean(t->losses, (size_t)rows) - 1), 100 * (worst - 1));
+  fprintf(t->o->text,
+          "the measured best is within the model's top %d for %d of %d problems (%.0f %%)\n"
+          "the best of its top %d is slower than the best of all by %.1f %% in the geometric mean, "
+          "%.1f %% at worst\n",
+          TUNE_TOP, t->first, known, 100.0 * t->first / known, TUNE_TOP,
+          100 * (stats_geomean(t->losses, (size_t)rows) - 1), 100 * (worst - 1));
 }
 
 static int write_dump(const tuner *t)
@@ -148,7 +150,8 @@ static int finish(tuner *t)
 {
   int code = CLI_OK, tuned = table_rows(t->rows), all = (int)t->o->list.count;
   if (t->r.rank != 0) return CLI_OK;
-  printf(
+  fprintf(
+      t->o->text,
       "%d problems tuned, %d had a pick (--again tunes them too), %d failed, in %.0f s; bank: %s\n",
       tuned, t->skipped, all - tuned - t->skipped, progress_seconds(&t->bar), t->o->rig.bank);
   print_model(t);
@@ -334,14 +337,15 @@ int cmd_tune(int argc, char **argv)
       {"--all", NULL, CLI_FLAG, &o.all, NULL,
        "measure every legal variant, and say at the end how good the model's first 8 are"},
       {"--dump", NULL, CLI_TEXT, &o.dump, "FILE",
-       "write the time of every candidate, beside the model's, as JSON"},
+       "write the time of every candidate, beside the model's, as JSON; - is the standard output"},
       {"--no-jit", NULL, CLI_FLAG, &o.rig.no_jit, NULL,
        "compile nothing: candidates come from the bank"},
       {"--again", NULL, CLI_FLAG, &o.again, NULL,
        "also problems that have a pick for this machine"},
       {"--sustained", NULL, CLI_REAL, &o.sustained_ms, "MS",
        "tune under continuous load of MS milliseconds per window instead of in bursts"},
-      {"--json", NULL, CLI_TEXT, &o.json, "FILE", "write the table as JSON"},
+      {"--json", NULL, CLI_TEXT, &o.json, "FILE",
+       "write the table as JSON; - is the standard output"},
       RIG_OPTIONS(o.rig),
   };
   const cli_command command = {
@@ -369,6 +373,9 @@ int cmd_tune(int argc, char **argv)
   if (!code && !o.rig.bank) code = cli_usage("tune", "say which bank gets the picks: --bank FILE");
   if (!code && (o.top < 1 || o.top > AGREE_MAX - 4))
     code = cli_usage("tune", "--top %d: choose 1 to %d", o.top, AGREE_MAX - 4);
+  if (!code && output_standard(o.json) && output_standard(o.dump))
+    code = cli_usage("tune", "--json and --dump cannot both be -, the standard output");
+  o.text = output_beside(output_standard(o.dump) ? o.dump : o.json);
   if (!code) code = problems_read(&o.list, "tune", &operands, file);
   if (!code && o.list.count == 0)
     code = cli_usage("tune", "say what to tune: problems or --problems FILE");

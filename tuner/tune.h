@@ -11,6 +11,7 @@ typedef struct tune_options {
   rig_options rig;
   problems list;
   const char *json, *dump;
+  FILE *text;          /* for the table and notes */
   int top, all, again; /* all: every legal variant, whatever top says */
   double sustained_ms;
   double *compiled_s; /* by problem: its part of what was compiled before the ranks started */
