@@ -165,6 +165,19 @@ static int choose_regimes(bench_options *o)
   return CLI_OK;
 }
 
+/* Both files of --out, before anything is measured. */
+static int check_out(const char *name)
+{
+  char path[512];
+  if (!name) return CLI_OK;
+  if (!*name) return cli_usage("bench", "--out wants the name of files, not \"\"");
+  if (snprintf(path, sizeof path, "%s.json", name) >= (int)sizeof path)
+    return cli_usage("bench", "--out: choose a name below %zu bytes", sizeof path - 5);
+  int code = output_check(path);
+  snprintf(path, sizeof path, "%s.md", name);
+  return code ? code : output_check(path);
+}
+
 static int run(bench_options *o)
 {
   ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s, .absent = -1};
@@ -194,7 +207,7 @@ int cmd_bench(int argc, char **argv)
       {"--peers", NULL, CLI_TEXT, &peers, "FILE",
        "compare with times of others: a JSON list of {\"problem\": TEXT, NAME: microseconds, ...}; "
        "\"gemm\" is the GEMM alone; \"regime\" may be absent if one is timed"},
-      {"--json", NULL, CLI_TEXT, &o.json, "FILE",
+      {"--json", NULL, CLI_FILE, &o.json, "FILE",
        "write machine, means and rows as JSON; - is the standard output"},
       {"--out", "-o", CLI_TEXT, &o.out, "NAME", "write NAME.json and NAME.md"},
       {"--commit", NULL, CLI_TEXT, &o.commit, "TEXT",
@@ -226,6 +239,7 @@ int cmd_bench(int argc, char **argv)
   code = rig_check_options("bench", &o.rig);
   o.text = output_beside(o.json);
   if (!code) code = choose_regimes(&o);
+  if (!code) code = check_out(o.out);
   if (!code) code = problems_read(&o.list, "bench", &operands, file);
   if (!code && o.list.count == 0)
     code = cli_usage("bench", "say what to time: problems or --problems FILE");

@@ -1,8 +1,11 @@
 #include "check.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "../runtime/status.h"
 #include "commands.h"
@@ -279,6 +282,24 @@ static int make_covers(check_options *o)
   return CLI_OK;
 }
 
+static int is_folder(const char *path)
+{
+  struct stat at;
+  return stat(path, &at) == 0 && S_ISDIR(at.st_mode);
+}
+
+/* Makes the folder of --outputs where there is none. */
+static int open_folder(const char *path)
+{
+  if (!path) return CLI_OK;
+  if (!*path) return cli_usage("check", "--outputs wants the name of a folder, not \"\"");
+  if (mkdir(path, 0777) != 0 && errno != EEXIST)
+    return cli_fail("cannot make the folder %s: %s", path, strerror(errno));
+  if (access(path, W_OK | X_OK) != 0 || !is_folder(path))
+    return cli_fail("--outputs %s: choose a folder that can be written", path);
+  return CLI_OK;
+}
+
 static int run(check_options *o, int suite)
 {
   ranks_machine machine;
@@ -320,8 +341,9 @@ int cmd_check(int argc, char **argv)
       {"--host-inputs", NULL, CLI_FLAG, &o.host_inputs, NULL,
        "inputs are made by the host, as for the emulator: then hashes of both can be compared"},
       {"--outputs", NULL, CLI_TEXT, &o.outputs, "DIR",
-       "write each output, packed 16-bit rows, to DIR/rowI.rankR: row I of the table, from 0"},
-      {"--json", NULL, CLI_TEXT, &o.json, "FILE",
+       "write each output, packed 16-bit rows, to DIR/rowI.rankR (row I of the table, from 0); the "
+       "folder is made if there is none"},
+      {"--json", NULL, CLI_FILE, &o.json, "FILE",
        "write the table as JSON, with a hash of each rank's output (of the last seed); - is the "
        "standard output"},
       {"--copies", NULL, CLI_FLAG, &o.copies, NULL,
@@ -376,6 +398,7 @@ int cmd_check(int argc, char **argv)
   if (!code && !suite && !graphs && !o.copies && !o.stress && !o.inject && o.list.count == 0)
     code = cli_usage("check", "say what to check: problems, --problems FILE, --suite, "
                               "--graphs, --copies or --stress N");
+  if (!code) code = open_folder(o.outputs);
   if (!code) code = run(&o, suite);
   for (int r = 0; r < TML_MAX_WORLD; r++) cover_free(o.covers[r]);
   problems_free(&o.list);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../runtime/tidemill.h"
+#include "output.h"
 
 static void say(const char *head, const char *format, va_list list)
 {
@@ -132,6 +133,10 @@ static int store(const cli_command *command, const cli_option *o, const char *va
     *(double *)o->to = number;
     return CLI_OK;
   }
+  case CLI_FILE:
+    if (!*value) return cli_usage(command->name, "%s wants the name of a file, not \"\"", o->name);
+    *(const char **)o->to = value;
+    return CLI_OK;
   case CLI_TEXT: *(const char **)o->to = value; return CLI_OK;
   case CLI_LIST: cli_list_add(o->to, value); return CLI_OK;
   case CLI_FLAG: break;
@@ -156,6 +161,15 @@ static int one_option(const cli_command *command, int argc, char **argv, int *i)
   return store(command, o, argv[++*i]);
 }
 
+static int check_files(const cli_command *command)
+{
+  int code = CLI_OK;
+  for (size_t i = 0; i < command->option_count && !code; i++)
+    if (command->options[i].kind == CLI_FILE)
+      code = output_check(*(const char *const *)command->options[i].to);
+  return code;
+}
+
 int cli_parse(const cli_command *command, int argc, char **argv, cli_list *operands)
 {
   int only_operands = 0;
@@ -176,5 +190,5 @@ int cli_parse(const cli_command *command, int argc, char **argv, cli_list *opera
   }
   if (!*command->operands && operands->count)
     return cli_usage(command->name, "\"%s\" is one word too many", operands->at[0]);
-  return CLI_OK;
+  return check_files(command);
 }

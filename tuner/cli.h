@@ -9,7 +9,8 @@
 #define CLI_USAGE 2  /* exit code of a usage error */
 #define CLI_HELP (-1)
 
-typedef enum cli_kind { CLI_FLAG, CLI_INT, CLI_REAL, CLI_TEXT, CLI_LIST } cli_kind;
+/* FILE: to be written; cli_parse fails where it could not be, before any work is done. */
+typedef enum cli_kind { CLI_FLAG, CLI_INT, CLI_REAL, CLI_TEXT, CLI_FILE, CLI_LIST } cli_kind;
 
 /* Values of an option that may be given several times. */
 typedef struct cli_list {
@@ -21,7 +22,7 @@ typedef struct cli_option {
   const char *name;  /* "--bank" */
   const char *brief; /* "-b" or NULL */
   cli_kind kind;
-  void *to; /* int (FLAG, INT), double, const char *, cli_list */
+  void *to; /* int (FLAG, INT), double, const char * (TEXT, FILE), cli_list */
   const char *value, *help;
 } cli_option;
 
@@ -33,7 +34,7 @@ typedef struct cli_command {
 } cli_command;
 
 /* Reads options anywhere on the line; everything else lands in *operands (entries of argv; free
- * operands->at). CLI_OK; CLI_HELP after printing the help; CLI_USAGE after one line of error. */
+ * operands->at). CLI_OK; CLI_HELP after printing the help; CLI_USAGE or CLI_FAILED (an output) after one line of error. */
 int cli_parse(const cli_command *command, int argc, char **argv, cli_list *operands);
 /* What stands for an option that was not given: a variable of the environment, unless it is empty; NULL. */
 const char *cli_or_env(const char *given, const char *name);

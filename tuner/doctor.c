@@ -174,7 +174,7 @@ int cmd_doctor(int argc, char **argv)
   doctor_options o = {0};
   const cli_option options[] = {
       {"--bank", "-b", CLI_TEXT, &o.bank, "FILE", "also verify this bank; default: $TIDEMILL_BANK"},
-      {"--json", NULL, CLI_TEXT, &o.json, "FILE",
+      {"--json", NULL, CLI_FILE, &o.json, "FILE",
        "write the table as JSON; - is the standard output"},
       {"--device", NULL, CLI_TEXT, &o.device, "KIND", "gpu, or emu: the emulator; default gpu"},
   };

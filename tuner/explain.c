@@ -309,7 +309,7 @@ int cmd_explain(int argc, char **argv)
       {"--arch", NULL, CLI_TEXT, &o.arch, "ARCH",
        "default: of the GPU here, else the first of the space"},
       {"--top", NULL, CLI_INT, &o.top, "N", "how many of the model's ranking; default 5"},
-      {"--json", NULL, CLI_TEXT, &o.json, "FILE", "write it as JSON; - is the standard output"},
+      {"--json", NULL, CLI_FILE, &o.json, "FILE", "write it as JSON; - is the standard output"},
       {"--source", NULL, CLI_TEXT, &o.source, "DIR",
        "read gen/ and templates/ from this folder instead of the built-in copies"},
   };

@@ -171,7 +171,7 @@ int cmd_list(int argc, char **argv)
       {"--arch", NULL, CLI_TEXT, &o.arch, "ARCH", "only this architecture"},
       {"--refused", NULL, CLI_FLAG, &o.refused, NULL,
        "also illegal points of the space, with the reason"},
-      {"--json", NULL, CLI_TEXT, &o.json, "FILE",
+      {"--json", NULL, CLI_FILE, &o.json, "FILE",
        "write the table as JSON; - is the standard output"},
       {"--source", NULL, CLI_TEXT, &o.source, "DIR",
        "read gen/ and templates/ from this folder instead of the built-in copies"},

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -34,6 +35,35 @@ FILE *output_beside(const char *path)
   return nowhere ? nowhere : stderr;
 }
 
+static int cannot_write(const char *path)
+{
+  return cli_fail("cannot write %s: %s", path, strerror(errno));
+}
+
+/* The folder that a new file needs; "." if the path names none. */
+static int can_create(const char *path)
+{
+  const char *slash = strrchr(path, '/');
+  char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+  int can = folder && access(folder, W_OK | X_OK) == 0;
+  free(folder);
+  return can;
+}
+
+int output_check(const char *path)
+{
+  struct stat at;
+  if (!path || output_standard(path)) return CLI_OK;
+  int found = stat(path, &at) == 0, can = 0;
+  if (found && S_ISDIR(at.st_mode))
+    errno = EISDIR;
+  else if (found)
+    can = access(path, W_OK) == 0;
+  else if (errno == ENOENT)
+    can = can_create(path);
+  return can ? CLI_OK : cannot_write(path);
+}
+
 static int write_text(const char *path, const char *text)
 {
   if (output_standard(path)) {
@@ -41,10 +71,10 @@ static int write_text(const char *path, const char *text)
     return CLI_OK;
   }
   FILE *to = fopen(path, "w");
-  if (!to) return cli_fail("cannot write %s: %s", path, strerror(errno));
+  if (!to) return cannot_write(path);
   int bad = fprintf(to, "%s\n", text) < 0;
   bad |= fclose(to) != 0;
-  return bad ? cli_fail("cannot write %s: %s", path, strerror(errno)) : CLI_OK;
+  return bad ? cannot_write(path) : CLI_OK;
 }
 
 int output_json(const char *path, cJSON *root)

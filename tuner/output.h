@@ -17,6 +17,8 @@ int output_standard(const char *path);
 /* Where tables and notes go while JSON goes to `path` (or NULL): to the standard output, or nowhere where the
  * JSON has that for itself. */
 FILE *output_beside(const char *path);
+/* Could `path` (NULL: nothing) be written? It is not touched. CLI_OK, or CLI_FAILED after a message. */
+int output_check(const char *path);
 /* Takes `root` over. CLI_OK, or CLI_FAILED after a message. */
 int output_json(const char *path, cJSON *root);
 

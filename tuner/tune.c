@@ -336,7 +336,7 @@ int cmd_tune(int argc, char **argv)
        "TIDEMILL_STRICT=1"},
       {"--all", NULL, CLI_FLAG, &o.all, NULL,
        "measure every legal variant, and say at the end how good the model's first 8 are"},
-      {"--dump", NULL, CLI_TEXT, &o.dump, "FILE",
+      {"--dump", NULL, CLI_FILE, &o.dump, "FILE",
        "write the time of every candidate, beside the model's, as JSON; - is the standard output"},
       {"--no-jit", NULL, CLI_FLAG, &o.rig.no_jit, NULL,
        "compile nothing: candidates come from the bank"},
@@ -344,7 +344,7 @@ int cmd_tune(int argc, char **argv)
        "also problems that have a pick for this machine"},
       {"--sustained", NULL, CLI_REAL, &o.sustained_ms, "MS",
        "tune under continuous load of MS milliseconds per window instead of in bursts"},
-      {"--json", NULL, CLI_TEXT, &o.json, "FILE",
+      {"--json", NULL, CLI_FILE, &o.json, "FILE",
        "write the table as JSON; - is the standard output"},
       RIG_OPTIONS(o.rig),
   };

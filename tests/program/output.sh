@@ -72,4 +72,48 @@ emu="--device emu --world 1 --bank $dir/emu.bank"
 }
 "$tidemill" build --arch sm_90a --op aux -o "$dir/none.bank" >/dev/null 2>&1 &&
   alone '[' list --bank "$dir/none.bank" --picks --json -
+
+# ---- Files that cannot be written are told before the work ------------------------------------------
+
+# refuse CODE WORD ARGUMENT...: this exit code and one line with WORD, and nothing was measured.
+refuse() {
+  code=$1 word=$2
+  shift 2
+  timeout 60 "$tidemill" "$@" >"$dir/out" 2>"$dir/err"
+  got=$?
+  [ "$got.$(grep -c -- "$word" "$dir/err").$(wc -l <"$dir/err")" = "$code.1.1" ] ||
+    complain "tidemill $*: exit $got, wanted $code and one line with '$word'"
+  [ -s "$dir/out" ] && complain "tidemill $*: worked before it failed"
+}
+
+missing=$dir/missing/x
+mkdir "$dir/folder"
+printf 'kept' >"$dir/kept"
+for json in --json --cubin; do
+  refuse 1 'cannot write.*No such file' show --row "$json" "$missing" "$name"
+  refuse 2 "$json wants" show --row "$json" '' "$name"
+done
+refuse 1 'cannot write.*No such file' list --json "$missing"
+refuse 1 'cannot write.*s a directory' list --json "$dir/folder"
+refuse 1 'cannot write.*Not a directory' list --json "$dir/kept/x"
+refuse 1 'cannot write.*No such file' explain --json "$missing" $gemm
+refuse 1 'cannot write.*No such file' doctor --json "$missing"
+# shellcheck disable=SC2086  # a list of options
+{
+  refuse 1 'cannot write.*No such file' tune $emu --again --json "$missing" $gemm
+  refuse 1 'cannot write.*No such file' tune $emu --again --dump "$missing" $gemm
+  refuse 2 '--dump wants' tune $emu --again --dump= $gemm
+  refuse 2 'cannot both' tune $emu --again --json - --dump - $gemm
+  refuse 1 'cannot write.*No such file' bench $emu --json "$missing" $gemm
+  refuse 1 'cannot write.*x.json.*No such file' bench $emu -o "$missing" $gemm
+  refuse 2 '--out wants' bench $emu -o '' $gemm
+  refuse 1 'cannot write.*No such file' check $emu --json "$missing" $gemm
+  refuse 2 '--json wants' check $emu --json '' $gemm
+  refuse 1 'cannot make the folder.*No such file' check $emu --outputs "$missing" $gemm
+  refuse 1 'choose a folder' check $emu --outputs "$dir/kept" $gemm
+  refuse 1 'no GPU\|fits a world' check $emu --json "$dir/kept" gemm_rs:bf16:nt:w2:8x72x72
+  [ "$(cat "$dir/kept")" = kept ] || complain "a run that failed emptied its output"
+  "$tidemill" check $emu --outputs "$dir/new" $gemm >"$dir/out" 2>"$dir/err"
+  [ -s "$dir/new/row0.rank0" ] || complain "--outputs did not make its folder"
+}
 exit $bad
