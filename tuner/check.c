@@ -14,40 +14,18 @@
 #include "progress.h"
 #include "space.h"
 
-static const table_column columns[] = {
-    {"problem", "problem", 's', 0, 44},
-    {"variant", "variant", 's', 0, 52},
-    {"rel. error", "relative_text", 's', 0, 10},
-    {"result", "result", 's', 0, 0},
-    {NULL, "passed", 'd', 0, 0},
-    {NULL, "hash", 's', 0, 0}, /* XXH3-64 of each rank's output, in rank order */
-};
-
 typedef struct tally {
-  table *rows;
-  FILE *text;
-  int passed, failed;
+  check_found found;
   progress bar;
 } tally;
 
-static void add_row(tally *n, const rig *r, const tml_problem *p, const check_result *c)
+static void add_row(tally *n, const check_options *o, const rig *r, const tml_problem *p,
+                    const check_result *c)
 {
-  char text[PROBLEM_TEXT_BYTES], relative[32], hashes[17 * TML_MAX_WORLD + 1];
-  c->passed ? n->passed++ : n->failed++;
+  check_add_row(&n->found, r, p, c);
   if (r->rank != 0) return;
-  snprintf(relative, sizeof relative, "%.2e", c->relative);
-  table_text(n->rows, tml_problem_print(p, text, sizeof text));
-  table_text(n->rows, c->variant);
-  table_text(n->rows, p->m == 0 ? "-" : relative);
-  table_text(n->rows, c->passed ? "ok" : c->why);
-  table_real(n->rows, c->passed);
-  for (int i = 0; i < r->world; i++)
-    snprintf(hashes + 17 * i, 18, "%016llx ", (unsigned long long)c->hash[i]);
-  hashes[17 * r->world - 1] = 0;
-  table_text(n->rows, hashes);
-  table_end_row(n->rows);
   progress_clear(&n->bar);
-  table_stream_row(n->rows, n->text);
+  table_stream_row(n->found.rows, o->text);
 }
 
 static tml_status run_variant(tally *n, rig *r, const check_options *o, const tml_problem *p,
@@ -56,10 +34,11 @@ static tml_status run_variant(tally *n, rig *r, const check_options *o, const tm
   check_result result;
   char text[PROBLEM_TEXT_BYTES], save[4096] = "";
   if (o->outputs)
-    snprintf(save, sizeof save, "%s/row%d.rank%d", o->outputs, n->passed + n->failed, r->rank);
+    snprintf(save, sizeof save, "%s/row%d.rank%d", o->outputs, n->found.passed + n->found.failed,
+             r->rank);
   tml_status status = check_one(r, p, variant, o->reps, *save ? save : NULL, &result);
   if (status == TML_OK) {
-    add_row(n, r, p, &result);
+    add_row(n, o, r, p, &result);
     return TML_OK;
   }
   if (status != TML_FAULT && status != TML_TIMEOUT && status != TML_DRIVER) {
@@ -68,7 +47,7 @@ static tml_status run_variant(tally *n, rig *r, const check_options *o, const tm
     snprintf(result.why, sizeof result.why, "%.190s", tml_last_error());
     result.relative = NAN;
     result.passed = 0;
-    add_row(n, r, p, &result);
+    add_row(n, o, r, p, &result);
     return TML_OK;
   }
   return tml_wrap(status, "%s%s%s", tml_problem_print(p, text, sizeof text), variant ? " by " : "",
@@ -101,70 +80,16 @@ static tml_status run_problem(tally *n, rig *r, const check_options *o, const tm
   return status;
 }
 
-static void print_stress(const check_stress_result *s, FILE *to)
+static tml_status check_problems(tally *n, rig *r, const check_options *o)
 {
-  fprintf(to, "stress: %d calls of %d plans, %d of them distinct, %d delayed, seed %llu, %.0f s; ",
-          s->calls, s->plans, s->distinct, s->delayed, (unsigned long long)s->seed, s->seconds);
-  fprintf(
-      to,
-      "worst relative error %.2e; device memory %.1f MB + %.0f bytes, host %.1f MB + %.1f MB: %s\n",
-      s->relative, s->device_bytes * 1e-6, s->device_growth, s->host_bytes * 1e-6,
-      s->host_growth * 1e-6, *s->why ? "WRONG" : "all bits as alone");
-}
-
-/* The head of the JSON: {"stress": {...}, "rows": the table}. */
-static cJSON *stress_json(const check_stress_result *s)
-{
-  cJSON *head = cJSON_CreateObject(), *object = cJSON_AddObjectToObject(head, "stress");
-  cJSON_AddNumberToObject(object, "calls", s->calls);
-  cJSON_AddNumberToObject(object, "plans", s->plans);
-  cJSON_AddNumberToObject(object, "distinct", s->distinct);
-  cJSON_AddNumberToObject(object, "delayed", s->delayed);
-  cJSON_AddNumberToObject(object, "seed", (double)s->seed);
-  cJSON_AddNumberToObject(object, "seconds", s->seconds);
-  cJSON_AddNumberToObject(object, "relative", s->relative); /* INFINITY becomes null */
-  cJSON_AddNumberToObject(object, "device_bytes", s->device_bytes);
-  cJSON_AddNumberToObject(object, "device_growth", s->device_growth);
-  cJSON_AddNumberToObject(object, "host_bytes", s->host_bytes);
-  cJSON_AddNumberToObject(object, "host_growth", s->host_growth);
-  cJSON_AddNumberToObject(object, "passed", !*s->why);
-  cJSON_AddStringToObject(object, "why", s->why);
-  return head;
-}
-
-/* To the file; with several seeds only the last report counts, which run_seeds writes. */
-static int report(const check_options *o, const table *rows, const check_stress_result *stress)
-{
-  cJSON *root = table_to_json(rows);
-  if (stress->calls) {
-    cJSON *head = stress_json(stress);
-    cJSON_AddItemToObject(head, "rows", root);
-    root = head;
+  for (size_t i = 0; i < o->list.count; i++) {
+    char text[PROBLEM_TEXT_BYTES];
+    tml_problem_print(&o->list.at[i], text, sizeof text);
+    if (n->bar.tty) progress_step(&n->bar, (int)i, (int)o->list.count, "%s", text);
+    TRY(o->rotate ? run_rotated(n, r, o, &o->list.at[i], (size_t)o->rotate + i)
+                  : run_problem(n, r, o, &o->list.at[i]));
   }
-  if (!o->report) return output_json(o->json, root);
-  cJSON_Delete(*o->report);
-  *o->report = root;
-  return CLI_OK;
-}
-
-static int finish(const check_options *o, tally *n, const rig *r, const char *graphs,
-                  const char *copies, const check_stress_result *stress)
-{
-  int code = CLI_OK;
-  if (r->rank != 0) return n->failed || *stress->why ? CLI_FAILED : CLI_OK;
-  progress_clear(&n->bar);
-  if (*graphs) fprintf(o->text, "%s\n", graphs);
-  if (*copies) fprintf(o->text, "%s\n", copies);
-  if (stress->calls) print_stress(stress, o->text);
-  if (n->passed + n->failed)
-    fprintf(o->text, "%d passed, %d failed in %.0f s\n", n->passed, n->failed,
-            progress_seconds(&n->bar));
-  if (o->json) code = report(o, n->rows, stress);
-  if (n->failed) code = cli_fail("%d of %d checks failed", n->failed, n->passed + n->failed);
-  if (*stress->why) code = cli_fail("stress: %s", stress->why);
-  if (!*graphs && !*copies && !stress->calls && n->passed + n->failed == 0)
-    code = cli_fail("nothing was checked: no variant matches \"%s\"", o->glob ? o->glob : "");
-  return code;
+  return TML_OK;
 }
 
 static int rank_main(const ranks_env *env, void *user)
@@ -172,29 +97,22 @@ static int rank_main(const ranks_env *env, void *user)
   const check_options *o = user;
   rig r;
   tally n = {0};
-  char graphs[200] = "", copies[200] = "";
-  check_stress_result stress = {0};
+  check_found *f = &n.found;
   tml_status status = rig_open(&r, env, &o->rig);
   if (status != TML_OK) return rig_fail(env, status, "check");
   r.host_inputs = o->host_inputs;
   if (o->inject) return check_inject(&r, o);
-  n.text = o->text;
-  n.rows = table_create(columns, (int)(sizeof columns / sizeof *columns));
+  check_found_create(f);
   progress_begin(&n.bar, r.rank != 0);
-  for (size_t i = 0; i < o->list.count && status == TML_OK; i++) {
-    char text[PROBLEM_TEXT_BYTES];
-    tml_problem_print(&o->list.at[i], text, sizeof text);
-    if (n.bar.tty) progress_step(&n.bar, (int)i, (int)o->list.count, "%s", text);
-    status = o->rotate ? run_rotated(&n, &r, o, &o->list.at[i], (size_t)o->rotate + i)
-                       : run_problem(&n, &r, o, &o->list.at[i]);
-  }
-  if (status == TML_OK && o->graphs) status = check_graphs(&r, o->graphs, graphs, sizeof graphs);
-  if (status == TML_OK && o->copies) status = check_copies(&r, copies, sizeof copies);
-  if (status == TML_OK && o->stress) status = check_stress(&r, o, &stress); /* last: it seals */
+  status = check_problems(&n, &r, o);
+  if (status == TML_OK && o->graphs) status = check_graphs(&r, o->graphs, &f->graphs);
+  if (status == TML_OK && o->copies) status = check_copies(&r, f->copies);
+  if (status == TML_OK && o->stress) status = check_stress(&r, o, &f->stress); /* last: it seals */
   progress_clear(&n.bar);
-  int code = status == TML_OK ? finish(o, &n, &r, graphs, copies, &stress)
-                              : rig_fail(env, status, "check");
-  table_free(n.rows);
+  int code = status != TML_OK ? rig_fail(env, status, "check")
+             : r.rank == 0    ? check_report(o, f, progress_seconds(&n.bar))
+                              : check_verdict(f);
+  check_found_free(f);
   rig_close(&r, status == TML_OK);
   return code;
 }
@@ -256,11 +174,18 @@ static int each_seed(check_options *o, const ranks_options *how, const ranks_mac
     if (!code) code = run_seed(o, how, machine, first + i);
     if (code) return code;
   }
-  if (!o->rotate) return CLI_OK;
-  int missing = cover_report(o->covers[0], o->text);
-  if (missing && o->cover_all)
-    return cli_fail("%d parts of the space have not run: raise --seeds", missing);
   return CLI_OK;
+}
+
+static int report_cover(const check_options *o)
+{
+  cJSON *rows, *report = *o->report;
+  int missing = cover_report(o->covers[0], o->text, &rows);
+  if (report)
+    cJSON_AddItemToObject(report, "cover", rows);
+  else
+    cJSON_Delete(rows);
+  return missing ? cli_fail("%d parts of the space have not run: raise --seeds", missing) : CLI_OK;
 }
 
 /* On the emulator so often as there are seeds, each with a machine of its own. */
@@ -269,6 +194,7 @@ static int run_seeds(check_options *o, const ranks_options *how, const ranks_mac
   cJSON *last = NULL;
   o->report = &last;
   int code = each_seed(o, how, machine);
+  if (!code && o->cover_all) code = report_cover(o);
   if (last && output_json(o->json, last)) code = CLI_FAILED;
   return code;
 }
@@ -333,7 +259,8 @@ int cmd_check(int argc, char **argv)
       {"--seeds", NULL, CLI_INT, &o.seeds, "N",
        "with --device emu: schedules to try, from --seed on; default 1"},
       {"--cover", NULL, CLI_FLAG, &o.cover_all, NULL,
-       "with --suite on the emulator: fail unless every tile, cluster, depth, schedule, ring, "
+       "with --suite on the emulator: show how often each part of the space has run, and fail "
+       "unless every tile, cluster, depth, schedule, ring, "
        "pace, chunk, number of movers and pattern has run, with each op and type"},
       {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
        "graphs of 41 and 40 calls of mixed ops, replayed 201 times (on the emulator 3) with "

@@ -41,9 +41,18 @@ tml_status check_one(rig *r, const tml_problem *problem, const char *variant, in
  * gaps are untouched. The output of `d` is poison afterwards. */
 struct data;
 tml_status check_loose(rig *r, tml_plan *plan, struct data *d, uint64_t hash, int *differs);
+
+/* Outputs of replays, all compared with eager calls; worst rank. */
+typedef struct check_graphs_result {
+  int replays; /* of each graph; 0: there was no check */
+  struct {
+    int calls, outputs, wrong;
+  } of[2];
+} check_graphs_result;
+
 /* Two long graphs of mixed ops, with an odd and an even number of calls, against eager; three replays in two
  * rounds. */
-tml_status check_graphs(rig *r, int rounds, char *summary, size_t bytes);
+tml_status check_graphs(rig *r, int rounds, check_graphs_result *out);
 
 typedef struct check_stress_result {
   int calls, plans, distinct, delayed; /* distinct: calls that differ in plan, inputs or m */
@@ -58,10 +67,28 @@ typedef struct check_stress_result {
 /* A soak of o->stress calls. Seals the context: nothing that loads or allocates may follow. What is wrong is
  * OK with `why`, equal on all ranks; FAULT and TIMEOUT are statuses. */
 tml_status check_stress(rig *r, const check_options *o, check_stress_result *out);
-/* Copies and their signals pass a grid that waits for them on every SM. */
-tml_status check_copies(rig *r, char *summary, size_t bytes);
+/* Copies and their signals pass a grid that waits for them on every SM: a row for each case. */
+#define CHECK_COPIES_COLUMNS 6
+extern const table_column check_copies_columns[CHECK_COPIES_COLUMNS];
+tml_status check_copies(rig *r, table *cases);
 /* Fault injection: what the options' `inject` says, done by the victim. Returns the exit code. */
 int check_inject(rig *r, const check_options *o);
 int check_inject_known(const char *what);
+
+/* All that one run of the ranks found. */
+typedef struct check_found {
+  table *rows, *copies; /* rows: of problems */
+  int passed, failed;   /* rows */
+  check_graphs_result graphs;
+  check_stress_result stress;
+} check_found;
+
+void check_found_create(check_found *f);
+void check_found_free(check_found *f);
+/* The table is rank 0's. */
+void check_add_row(check_found *f, const rig *r, const tml_problem *p, const check_result *c);
+/* Rank 0: prints what there is beside the rows, writes the JSON. The exit code, after a message if it is not OK. */
+int check_report(const check_options *o, const check_found *f, double seconds);
+int check_verdict(const check_found *f); /* another rank: the exit code alone */
 
 #endif

@@ -17,6 +17,12 @@ typedef struct copies {
   uint64_t value; /* what the signal words must reach */
 } copies;
 
+const table_column check_copies_columns[CHECK_COPIES_COLUMNS] = {
+    {"bytes", "bytes", 'd', 0, 0},   {"half rows", "half_rows", 's', 0, 0},
+    {"graph", "graph", 's', 0, 0},   {"grid first", "grid_first", 's', 0, 0},
+    {"blocks", "blocks", 'd', 0, 0}, {"times", "times", 'd', 0, 0},
+};
+
 static const size_t sizes[] = {8, 64 << 10, 1 << 20, 16 << 20};
 enum { REPEATS = 20, SIZES = sizeof sizes / sizeof *sizes, ROW = 4096 };
 
@@ -141,11 +147,20 @@ static tml_status prepare(copies *c)
   return tml_ctx_kernel(c->r->ctx, v.name, TML_FROM_BANK | TML_FROM_JIT, &c->hold);
 }
 
-tml_status check_copies(rig *r, char *summary, size_t bytes)
+static void add_case(table *cases, const copies *c, int graphed)
+{
+  table_real(cases, (double)c->bytes);
+  table_flag(cases, c->halves);
+  table_flag(cases, graphed);
+  table_flag(cases, c->hold_first);
+  table_real(cases, c->hold->max_clusters);
+  table_real(cases, REPEATS);
+  table_end_row(cases);
+}
+
+tml_status check_copies(rig *r, table *cases)
 {
   copies c = {.r = r, .value = 1};
-  int cases = 0;
-  if (r->world < 2) return tml_fail(TML_ARGUMENT, "--copies needs a world of 2 or more");
   TRY(tml_group_vote(r->comm->group, prepare(&c), "loading the waiting kernel"));
   TRY(tml_block_create(r->comm, sizes[SIZES - 1] * (size_t)r->world, &c.block));
   tml_status status = TML_OK;
@@ -155,12 +170,8 @@ tml_status check_copies(rig *r, char *summary, size_t bytes)
     c.halves = i >> 2 & 1;
     if (c.halves && c.bytes < ROW) continue;
     status = one_case(&c, i >> 1 & 1);
-    cases++;
+    if (status == TML_OK) add_case(cases, &c, i >> 1 & 1);
   }
-  if (status == TML_OK)
-    snprintf(summary, bytes,
-             "copies and signals passed a grid of %d waiting blocks: %d cases, %d times each",
-             c.hold->max_clusters, cases, REPEATS);
   tml_block_free(r->comm, c.block);
   return status;
 }

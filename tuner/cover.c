@@ -160,7 +160,7 @@ static int all_parts(const cover *c, part out[OPS * DTYPES * MOST_PARTS])
   return kept;
 }
 
-int cover_report(const cover *c, FILE *to)
+int cover_report(const cover *c, FILE *to, cJSON **rows)
 {
   static part all[OPS * DTYPES * MOST_PARTS];
   char titles[OPS * DTYPES][32];
@@ -187,6 +187,7 @@ int cover_report(const cover *c, FILE *to)
   }
   table_print(t, to);
   fflush(to);
+  *rows = table_to_json(t);
   table_free(t);
   return missing;
 }

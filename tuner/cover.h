@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 
+#include <cjson/cJSON.h>
+
 #include "../runtime/gen.h"
 
 typedef struct cover cover;
@@ -19,7 +21,8 @@ tml_status cover_choose(cover *c, tml_gen *gen, const char *arch, const tml_prob
                         size_t turn, const char **variant);
 /* The variant has run a problem with rows. */
 void cover_ran(cover *c, const tml_problem *problem, const char *variant);
-/* Prints the table: parts by op and type, how often each has run. Gives how many have not. */
-int cover_report(const cover *c, FILE *to);
+/* Prints the table: parts by op and type, how often each has run; *rows: the same as JSON. Gives
+ * how many have not. */
+int cover_report(const cover *c, FILE *to, cJSON **rows);
 
 #endif

@@ -144,7 +144,7 @@ static int see_pick(void *user, const tml_pick *pick, const char *bad)
   table_text(p->rows, *pick->runner_up ? pick->runner_up : NULL);
   table_real(p->rows, pick->runner_up_us > 0 ? pick->runner_up_us : NAN);
   table_real(p->rows, pick->lt_us > 0 ? pick->lt_us : NAN);
-  table_text(p->rows, pick->bucket == p->serving ? "yes" : "");
+  table_flag(p->rows, pick->bucket == p->serving);
   table_text(p->rows, pick->machine.gpu);
   table_end_row(p->rows);
   return 0;
@@ -244,6 +244,20 @@ static void field(table *t, const char *name, const char *format, ...)
   table_end_row(t);
 }
 
+static void field_number(table *t, const char *name, int value)
+{
+  table_text(t, name);
+  table_real(t, value);
+  table_end_row(t);
+}
+
+static void field_flag(table *t, const char *name, int value)
+{
+  table_text(t, name);
+  table_flag(t, value);
+  table_end_row(t);
+}
+
 static void add_fields(table *t, const tml_variant *v)
 {
   static const char *const patterns[] = {
@@ -262,7 +276,7 @@ static void add_fields(table *t, const tml_variant *v)
   field(t, "arch", "%s", v->arch);
   field(t, "op, dtype, layout", "%s, %s, %s", tml_op_text(v->op), tml_dtype_text(v->dtype),
         tml_layout_text(v->layout));
-  field(t, "world", "%d", v->world);
+  field_number(t, "world", v->world);
   field(t, "pattern", "%s", patterns[v->pattern]);
   if (v->kind == TML_KIND_LIBRARY) {
     field(t, "kernel", "none: calls the library");
@@ -271,14 +285,14 @@ static void add_fields(table *t, const tml_variant *v)
   field(t, "symbol", "%s", v->symbol);
   field(t, "tile m x n x k", "%d x %d x %d", v->tile_m, v->tile_n, v->tile_k);
   field(t, "cluster m x n", "%d x %d", v->cluster_m, v->cluster_n);
-  field(t, "parts of k", "%d", v->split);
-  field(t, "stages", "%d", v->stages);
+  field_number(t, "parts of k", v->split);
+  field_number(t, "stages", v->stages);
   field(t, "TMA box rows a, b, c", "%d, %d, %d", v->box_a, v->box_b, v->box_c);
-  field(t, "TMA box columns c", "%d", v->box_n);
-  field(t, "threads", "%d", v->threads);
-  field(t, "dynamic shared bytes", "%d", v->smem);
-  field(t, "cooperative launch", "%s", v->cooperative ? "yes" : "no");
-  field(t, "programmatic launch", "%s", v->overlap ? "yes" : "no");
+  field_number(t, "TMA box columns c", v->box_n);
+  field_number(t, "threads", v->threads);
+  field_number(t, "dynamic shared bytes", v->smem);
+  field_flag(t, "cooperative launch", v->cooperative);
+  field_flag(t, "programmatic launch", v->overlap);
   for (int i = 0; i < v->param_count && at < sizeof list; i++)
     at +=
         (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", params[v->params[i]]);

@@ -61,7 +61,7 @@ void bench_add_row(table *t, const bench_row *r)
   table_real(t, r->peer ? r->peer->us : NAN);
   table_real(t, bench_peer_ratio(r));
   table_text(t, r->peer ? r->peer->name : NULL);
-  table_text(t, r->missed ? "missed" : NULL);
+  table_flag(t, r->missed);
   table_text(t, r->variant);
   table_text(t, r->own);
   table_end_row(t);

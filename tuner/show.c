@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +33,13 @@ static void pair(table *t, const char *field, const char *format, ...)
   va_end(list);
   table_text(t, field);
   table_text(t, value);
+  table_end_row(t);
+}
+
+static void number(table *t, const char *field, double value)
+{
+  table_text(t, field);
+  table_real(t, value);
   table_end_row(t);
 }
 
@@ -86,12 +94,12 @@ static int print_row(const show_options *o, const tml_bank_row *row)
   pair(t, "hash", "%s", row->hash);
   pair(t, "options", "%s", row->options);
   pair(t, "compiler", "%s", row->compiler);
-  pair(t, "registers", "%d", row->registers);
-  pair(t, "static shared bytes", "%d", row->smem_static);
-  pair(t, "local bytes", "%d", row->local_bytes);
-  pair(t, "spill bytes", "%d", row->spill_bytes);
-  pair(t, "compile ms", "%.0f", row->compile_ms);
-  pair(t, "cubin bytes", "%zu", row->cubin_bytes);
+  number(t, "registers", row->registers);
+  number(t, "static shared bytes", row->smem_static);
+  number(t, "local bytes", row->local_bytes);
+  number(t, "spill bytes", row->spill_bytes);
+  number(t, "compile ms", round(row->compile_ms));
+  number(t, "cubin bytes", (double)row->cubin_bytes);
   pair(t, "refused", "%s", *row->refused ? row->refused : "no");
   table_print(t, output_beside(o->json));
   int code = o->json ? table_write_json(t, o->json, NULL, NULL) : CLI_OK;

@@ -7,9 +7,12 @@
 #include "cli.h"
 #include "output.h"
 
+typedef enum cell_type { TEXT, NUMBER, FLAG } cell_type;
+
 typedef struct cell {
-  char *text; /* NULL: nothing */
+  char *text; /* as it is printed; NULL: nothing */
   double value;
+  cell_type type;
 } cell;
 
 struct table {
@@ -53,7 +56,7 @@ static cell *next_cell(table *t)
     t->cells = need(realloc(t->cells, t->capacity * sizeof *t->cells));
   }
   t->at++;
-  t->cells[used] = (cell){NULL, NAN};
+  t->cells[used] = (cell){NULL, NAN, TEXT};
   return &t->cells[used];
 }
 
@@ -69,9 +72,23 @@ void table_real(table *t, double value)
   cell *c = next_cell(t);
   char text[64];
   c->value = value;
+  c->type = NUMBER;
   if (!isfinite(value)) return;
-  snprintf(text, sizeof text, "%.*f", column->kind == 'd' ? 0 : column->digits, value);
+  if (column->kind == 's')
+    snprintf(text, sizeof text, "%.15g", value);
+  else if (column->kind == 'e')
+    snprintf(text, sizeof text, "%.*e", column->digits, value);
+  else
+    snprintf(text, sizeof text, "%.*f", column->kind == 'd' ? 0 : column->digits, value);
   c->text = need(strdup(text));
+}
+
+void table_flag(table *t, int value)
+{
+  table_text(t, value ? "yes" : "no");
+  cell *c = &t->cells[t->rows * t->count + t->at - 1];
+  c->value = value;
+  c->type = FLAG;
 }
 
 void table_end_row(table *t)
@@ -156,12 +173,23 @@ void table_markdown(const table *t, FILE *to)
   }
 }
 
+/* The figure as printed, without noise digits; but three that count, where a column of large numbers has a
+ * small one. */
+static cJSON *number_json(const cell *c, const table_column *column)
+{
+  char text[64];
+  if (column->kind != 'f' || fabs(c->value) >= pow(10, 2 - column->digits))
+    return cJSON_CreateRaw(c->text);
+  snprintf(text, sizeof text, "%.3g", c->value);
+  return cJSON_CreateRaw(text);
+}
+
 static cJSON *cell_json(const table *t, int row, int column)
 {
   const cell *c = &t->cells[row * t->count + column];
   if (!c->text) return cJSON_CreateNull();
-  if (t->columns[column].kind == 's') return cJSON_CreateString(c->text);
-  return cJSON_CreateRaw(c->text); /* the figure as printed: no noise digits */
+  if (c->type == NUMBER) return number_json(c, &t->columns[column]);
+  return c->type == FLAG ? cJSON_CreateBool(c->value != 0) : cJSON_CreateString(c->text);
 }
 
 cJSON *table_to_json(const table *t)

@@ -8,8 +8,8 @@
 
 typedef struct table table;
 
-/* kind: 's' text (left), 'd' whole number, 'f' real with `digits` decimals (right). A NULL title is
- * a column for JSON only. */
+/* kind: 's' text or whatever a row has (left), 'd' whole number, 'f' real with `digits` decimals, 'e' the same
+ * with an exponent (right). A NULL title is a column for JSON only. */
 typedef struct table_column {
   const char *title, *key;
   char kind;
@@ -20,7 +20,8 @@ table *table_create(const table_column *columns, int count);
 void table_free(table *t);
 /* Cells of the current row, in column order. NULL and NAN print "-" and are null in JSON. */
 void table_text(table *t, const char *text);
-void table_real(table *t, double value); /* for kinds 'd' and 'f' */
+void table_real(table *t, double value);
+void table_flag(table *t, int value); /* prints yes or no; kind 's' */
 void table_end_row(table *t);
 int table_rows(const table *t);
 void table_print(const table *t, FILE *to);

@@ -37,7 +37,8 @@ has "bench .*--rounds 1 .*table $problem\`" "$dir/table.md"
 has '"store_gbs":.[0-9]' "$dir/table.json"
 has '"peer":.*"other"' "$dir/table.json"
 has '"slower_than_peer":.1' "$dir/table.json"
-has 'missed' "$dir/table.md"
+has '"missed":.true' "$dir/table.json"
+has '"tflops":.0\.0*[1-9]\|"tflops":.[0-9.]*e-' "$dir/table.json"
 
 # The kernel that measures stores, without the fence between its writes and the stores' reads.
 root=$(cd "$(dirname "$0")/../.." && pwd)

@@ -70,6 +70,23 @@ emu="--device emu --world 1 --bank $dir/emu.bank"
   alone '{' tune $emu --top 1 --again --dump - $gemm
   alone '{' bench $emu --rounds 1 --commit none --json - $gemm
 }
+
+# holds WORD...: the last JSON has each of them, blanks apart.
+holds() {
+  for word; do
+    tr -d ' \t\n' <"$dir/out" | grep -q -- "$word" || complain "the JSON lacks $word"
+  done
+}
+alone '[' check --device emu --world 1 --json - $gemm
+holds '"relative":[0-9.]*e-[0-9]*,' '"passed":true'
+alone '{' check --device emu --world 1 --graphs --json -
+holds '"graphs":\[{"calls":41,"replays":3,"outputs":82,"wrong":0},' '"rows":\[\]'
+alone '{' check --device emu --world 2 --copies --json -
+holds '"copies":\[{"bytes":8,"half_rows":false,' '"grid_first":true'
+alone '{' check --device emu --world 1 --suite --seeds 5 --cover --json -
+holds '"cover":\[{"part":' '"gemmbf16":[1-9]' '"rows":\[{"problem"'
+alone '[' explain --json - "$name"
+holds '"field":"stages","value":[0-9]' '"field":"cooperativelaunch","value":\(true\|false\)'
 "$tidemill" build --arch sm_90a --op aux -o "$dir/none.bank" >/dev/null 2>&1 &&
   alone '[' list --bank "$dir/none.bank" --picks --json -
 

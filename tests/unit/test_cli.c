@@ -186,6 +186,34 @@ static void tables(void **state)
   table_free(t);
 }
 
+static void numbers_and_flags_in_json(void **state)
+{
+  static const table_column columns[] = {
+      {"error", "error", 'e', 2, 0}, {"rate", "rate", 'f', 0, 0}, {"any", "any", 's', 0, 0}};
+  char buffer[512] = "";
+  table *t = table_create(columns, 3);
+  (void)state;
+  table_real(t, 0.00164);
+  table_real(t, 0.000123);
+  table_flag(t, 1);
+  table_end_row(t);
+  table_real(t, 1.0 / 0.0);
+  table_real(t, 712.4);
+  table_real(t, 168);
+  table_end_row(t);
+  FILE *to = fmemopen(buffer, sizeof buffer, "w");
+  table_print(t, to);
+  fclose(to);
+  assert_string_equal(buffer, "   error  rate  any\n1.64e-03     0  yes\n       -   712  168\n");
+  cJSON *rows = table_to_json(t);
+  char *json = cJSON_PrintUnformatted(rows);
+  assert_string_equal(json, "[{\"error\":1.64e-03,\"rate\":0.000123,\"any\":true},"
+                            "{\"error\":null,\"rate\":712,\"any\":168}]");
+  free(json);
+  cJSON_Delete(rows);
+  table_free(t);
+}
+
 static void globs(void **state)
 {
   (void)state;
@@ -206,6 +234,7 @@ int main(void)
       cmocka_unit_test(gemms_first_and_once),
       cmocka_unit_test(suite_covers),
       cmocka_unit_test(tables),
+      cmocka_unit_test(numbers_and_flags_in_json),
       cmocka_unit_test(globs),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
