@@ -180,7 +180,8 @@ static int check_out(const char *name)
 
 static int run(bench_options *o)
 {
-  ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s, .absent = -1};
+  ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s};
+  how.absent = how.doomed = -1;
   ranks_machine machine;
   ranks_probe(&machine);
   int world = ranks_world(&how, &machine);

@@ -99,6 +99,7 @@ static int rank_main(const ranks_env *env, void *user)
   tally n = {0};
   check_found *f = &n.found;
   tml_status status = rig_open(&r, env, &o->rig);
+  if (o->inject && strcmp(o->inject, "absent") == 0) return check_inject_absent(env, o, status);
   if (status != TML_OK) return rig_fail(env, status, "check");
   r.host_inputs = o->host_inputs;
   if (o->inject) return check_inject(&r, o);
@@ -158,6 +159,7 @@ static int run_seed(check_options *o, const ranks_options *how, const ranks_mach
   o->rig.seed = seed;
   int code = ranks_run(how, machine, rank_main, o);
   if (o->rotate) o->rotate += (int)o->list.count + 1;
+  if (o->inject) return code; /* after an abort no rank waits for data: hazards are none */
   size_t reports = device_reports();
   if (reports) return cli_fail("seed %d: the emulator reports %zu hazards", seed, reports);
   if (code) return cli_fail("seed %d failed", seed);
@@ -230,7 +232,8 @@ static int run(check_options *o, int suite)
 {
   ranks_machine machine;
   ranks_probe(&machine);
-  ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s, .absent = -1};
+  ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s};
+  how.absent = how.doomed = -1;
   int world = ranks_world(&how, &machine);
   if (world == 0) return cli_fail("no GPU to run on: %s", machine.why);
   if (o->victim == -1) o->victim = world - 1;
@@ -238,6 +241,7 @@ static int run(check_options *o, int suite)
   if (!code) code = make_covers(o);
   if (code) return code;
   if (o->inject && strcmp(o->inject, "absent") == 0) how.absent = o->victim;
+  if (check_inject_kills(o->inject)) how.doomed = o->victim;
   return device_emulated() ? run_seeds(o, &how, &machine) : ranks_run(&how, &machine, rank_main, o);
 }
 
@@ -285,8 +289,10 @@ int cmd_check(int argc, char **argv)
        "too, "
        "though NCCL promises no bits: see TIDEMILL_STRICT); memory must not grow"},
       {"--inject", NULL, CLI_TEXT, &o.inject, "FAULT",
-       "one rank misbehaves, the others must name it: die:before-first, die:between, die:inside "
-       "(SIGKILL), absent (never started), mismatch:m, mismatch:n, mismatch:op"},
+       "one rank misbehaves; exit code 0 if all others name it, 1 if not: die:before-first, "
+       "die:between, die:inside "
+       "(SIGKILL, not on the emulator), absent (never started), mismatch:m, mismatch:n, "
+       "mismatch:op"},
       {"--victim", NULL, CLI_INT, &o.victim, "RANK",
        "the rank that --inject spoils; default: the last"},
       {"--no-jit", NULL, CLI_FLAG, &o.rig.no_jit, NULL,
@@ -320,6 +326,11 @@ int cmd_check(int argc, char **argv)
   if (!code && o.reps < 1) code = cli_usage("check", "--reps %d: at least 1", o.reps);
   if (!code && o.inject && !check_inject_known(o.inject))
     code = cli_usage("check", "--inject %s is not a fault that can be injected", o.inject);
+  if (!code && check_inject_kills(o.inject) && device_emulated())
+    code = cli_usage("check",
+                     "--inject %s kills a process, and the emulator's ranks are threads of "
+                     "one: choose absent or mismatch:m, n or op",
+                     o.inject);
   if (!code) code = problems_read(&o.list, "check", &operands, file);
   if (!code && o.stress < 0) code = cli_usage("check", "--stress %d: a number of calls", o.stress);
   if (!code && !suite && !graphs && !o.copies && !o.stress && !o.inject && o.list.count == 0)

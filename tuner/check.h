@@ -71,8 +71,12 @@ tml_status check_stress(rig *r, const check_options *o, check_stress_result *out
 #define CHECK_COPIES_COLUMNS 6
 extern const table_column check_copies_columns[CHECK_COPIES_COLUMNS];
 tml_status check_copies(rig *r, table *cases);
-/* Fault injection: what the options' `inject` says, done by the victim. Returns the exit code. */
+/* Fault injection: what the options' `inject` says, done by the victim. Returns the exit code: 0 if this rank saw
+ * what it must. */
 int check_inject(rig *r, const check_options *o);
+/* The same where the victim is never started, so that the rig did not open, with `status`. */
+int check_inject_absent(const ranks_env *env, const check_options *o, tml_status status);
+int check_inject_kills(const char *what); /* does the victim end its process? */
 int check_inject_known(const char *what);
 
 /* All that one run of the ranks found. */

@@ -204,14 +204,14 @@ static void tell_death(int rank, int wait_status)
 }
 
 /* Waits for all; names the first that failed. */
-static int reap(pid_t *pids, int world, double timeout_s)
+static int reap(pid_t *pids, int world, int doomed, double timeout_s)
 {
-  int living = 0, code = CLI_OK;
+  int living = 0, code = CLI_OK, dead = 0;
   double deadline = 0;
   for (int r = 0; r < world; r++) living += pids[r] > 0;
   while (living) {
     int status;
-    pid_t pid = waitpid(-1, &status, code ? WNOHANG : 0);
+    pid_t pid = waitpid(-1, &status, dead ? WNOHANG : 0);
     if (pid < 0 && errno != EINTR) break;
     if (pid <= 0) {
       if (pid == 0 && seconds_now() > deadline) {
@@ -232,8 +232,8 @@ static int reap(pid_t *pids, int world, double timeout_s)
       living--;
       if (status == 0) continue;
       tell_death(r, status);
-      if (!code) deadline = seconds_now() + timeout_s + GRACE_S;
-      code = CLI_FAILED;
+      if (!dead++) deadline = seconds_now() + timeout_s + GRACE_S;
+      if (r != doomed) code = CLI_FAILED;
     }
   }
   return code;
@@ -273,11 +273,11 @@ int ranks_start(const ranks_options *options, int world, ranks_main main, void *
       if (pids[i] > 0) kill(pids[i], SIGKILL);
     pids[r] = 0;
     close(listener);
-    reap(pids, world, 0);
+    reap(pids, world, -1, 0);
     return code;
   }
   close(listener);
-  return reap(pids, world, options->timeout_s);
+  return reap(pids, world, options->doomed, options->timeout_s);
 }
 
 typedef struct ranks_threads {

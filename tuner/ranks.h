@@ -16,6 +16,7 @@ typedef struct ranks_options {
   int world; /* 0: one per GPU */
   double timeout_s;
   int absent; /* rank that is never started, for tests; -1: none */
+  int doomed; /* rank whose death is no failure, for tests; -1: none */
 } ranks_options;
 
 /* What the machine has, asked by a process of its own: the asking process stays free to fork. */

@@ -307,7 +307,8 @@ static int prepare_and_start(tune_options *o, const ranks_options *how,
 
 static int run(tune_options *o)
 {
-  ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s, .absent = -1};
+  ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s};
+  how.absent = how.doomed = -1;
   ranks_machine machine;
   ranks_probe(&machine);
   int world = ranks_world(&how, &machine);

@@ -55,7 +55,7 @@ static int late_start(const ranks_env *env, void *user)
 
 static ranks_options options(double timeout_s)
 {
-  return (ranks_options){.timeout_s = timeout_s, .absent = -1};
+  return (ranks_options){.timeout_s = timeout_s, .absent = -1, .doomed = -1};
 }
 
 static void all_meet(void **state)
@@ -92,6 +92,24 @@ static void a_missing_root_is_named(void **state)
   o.absent = 0;
   assert_int_equal(ranks_start(&o, 3, names_missing, "rank 0"), 0);
   assert_true(seconds_now() - began < 4);
+}
+
+static int dies(const ranks_env *env, void *user)
+{
+  (void)user;
+  if (env->meet.rank == 1) raise(SIGKILL);
+  return GOOD;
+}
+
+static void only_the_doomed_may_die(void **state)
+{
+  ranks_options o = options(1);
+  (void)state;
+  assert_int_equal(ranks_start(&o, 3, dies, NULL), CLI_FAILED);
+  o.doomed = 2;
+  assert_int_equal(ranks_start(&o, 3, dies, NULL), CLI_FAILED);
+  o.doomed = 1;
+  assert_int_equal(ranks_start(&o, 3, dies, NULL), CLI_OK);
 }
 
 /* Another command line on one rank: everybody hears whose. */
@@ -245,6 +263,7 @@ int main(void)
       cmocka_unit_test(a_late_root_is_waited_for),
       cmocka_unit_test(a_missing_rank_is_named),
       cmocka_unit_test(a_missing_root_is_named),
+      cmocka_unit_test(only_the_doomed_may_die),
       cmocka_unit_test(another_command_line_is_refused),
       cmocka_unit_test(a_stranger_is_dropped),
       cmocka_unit_test(stragglers_are_killed),
