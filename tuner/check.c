@@ -106,7 +106,8 @@ static int rank_main(const ranks_env *env, void *user)
   check_found_create(f);
   progress_begin(&n.bar, r.rank != 0);
   status = check_problems(&n, &r, o);
-  if (status == TML_OK && o->graphs) status = check_graphs(&r, o->graphs, &f->graphs);
+  if (status == TML_OK && o->graphs)
+    status = check_graphs(&r, device_emulated() ? 2 : 134, &f->graphs);
   if (status == TML_OK && o->copies) status = check_copies(&r, f->copies);
   if (status == TML_OK && o->stress) status = check_stress(&r, o, &f->stress); /* last: it seals */
   progress_clear(&n.bar);
@@ -128,14 +129,14 @@ static void choose_stressed(check_options *o, int world)
 }
 
 /* What to check, once the world is known. */
-static int choose_problems(check_options *o, int world, int suite)
+static int choose_problems(check_options *o, int world)
 {
   if (o->stress) choose_stressed(o, world);
-  if (suite && device_emulated())
+  if (o->suite && device_emulated())
     problems_suite_small(&o->list, world);
-  else if (suite)
+  else if (o->suite)
     problems_suite(&o->list, world);
-  o->rotate = suite && device_emulated() ? 7 * world : 0;
+  o->rotate = o->suite && device_emulated() ? 7 * world : 0;
   if (o->inject && o->list.count == 0) {
     tml_problem p = {
         .size = sizeof p, .op = TML_GEMM_AR, .world = world, .m = 512, .n = 1024, .k = 512};
@@ -143,6 +144,7 @@ static int choose_problems(check_options *o, int world, int suite)
   }
   int code = o->list.count > 0 ? problems_fit(&o->list, world) : CLI_OK;
   if (code) return code;
+  if (o->copies && world < 2) return cli_usage("check", "--copies needs a world of 2 or more");
   if (o->inject && (world < 2 || o->list.at[0].op == TML_GEMM))
     return cli_usage("check",
                      "--inject needs a world of 2 or more and a problem that communicates");
@@ -228,7 +230,7 @@ static int open_folder(const char *path)
   return CLI_OK;
 }
 
-static int run(check_options *o, int suite)
+static int run(check_options *o)
 {
   ranks_machine machine;
   ranks_probe(&machine);
@@ -236,8 +238,11 @@ static int run(check_options *o, int suite)
   how.absent = how.doomed = -1;
   int world = ranks_world(&how, &machine);
   if (world == 0) return cli_fail("no GPU to run on: %s", machine.why);
-  if (o->victim == -1) o->victim = world - 1;
-  int code = choose_problems(o, world, suite);
+  if (o->victim == CLI_NONE) o->victim = world - 1;
+  if (!o->seeds) o->seeds = 1;
+  if (!o->reps) o->reps = device_emulated() ? 2 : 50;
+  o->text = output_beside(o->json);
+  int code = choose_problems(o, world);
   if (!code) code = make_covers(o);
   if (code) return code;
   if (o->inject && strcmp(o->inject, "absent") == 0) how.absent = o->victim;
@@ -245,14 +250,46 @@ static int run(check_options *o, int suite)
   return device_emulated() ? run_seeds(o, &how, &machine) : ranks_run(&how, &machine, rank_main, o);
 }
 
+static int check_injection(const check_options *o)
+{
+  if (!check_inject_known(o->inject))
+    return cli_usage("check", "--inject %s is not a fault that can be injected", o->inject);
+  if (check_inject_kills(o->inject) && device_emulated())
+    return cli_usage("check",
+                     "--inject %s kills a process, and the emulator's ranks are threads of "
+                     "one: choose absent or mismatch:m, n or op",
+                     o->inject);
+  if (o->suite || o->graphs || o->copies || o->stress || o->glob || o->json || o->outputs)
+    return cli_usage("check", "--inject goes alone: with --victim and one problem at most");
+  if (o->list.count > 1)
+    return cli_usage("check", "--inject takes one problem, not %zu", o->list.count);
+  return CLI_OK;
+}
+
+/* Do the options make sense together? */
+static int check_together(const check_options *o)
+{
+  if (o->inject) return check_injection(o);
+  if (o->victim != CLI_NONE) return cli_usage("check", "--victim goes with --inject FAULT");
+  if (o->seeds && !device_emulated()) return cli_usage("check", "--seeds is for --device emu");
+  if (o->cover_all && !(o->suite && device_emulated()))
+    return cli_usage("check", "--cover goes with --suite and --device emu");
+  if (!o->suite && !o->graphs && !o->copies && !o->stress && o->list.count == 0)
+    return cli_usage("check", "say what to check: problems, --problems FILE, --suite, "
+                              "--graphs, --copies or --stress N");
+  if (o->stress < 0) return cli_usage("check", "--stress %d: a number of calls", o->stress);
+  if (o->seeds < 0) return cli_usage("check", "--seeds %d: at least 1", o->seeds);
+  if (o->reps < 0) return cli_usage("check", "--reps %d: at least 1", o->reps);
+  return CLI_OK;
+}
+
 int cmd_check(int argc, char **argv)
 {
-  check_options o = {.victim = -1, .seeds = 1};
+  check_options o = {.victim = CLI_NONE};
   const char *file = NULL;
-  int suite = 0, graphs = 0;
   const cli_option options[] = {
       {"--problems", "-p", CLI_TEXT, &file, "FILE", "one problem a line, # starts a comment"},
-      {"--suite", NULL, CLI_FLAG, &suite, NULL,
+      {"--suite", NULL, CLI_FLAG, &o.suite, NULL,
        "the built-in suite (on the emulator small, with fused variants in turn): all ops of this "
        "world, both types, m from 0 to 4096, n and k down to "
        "8"},
@@ -266,7 +303,7 @@ int cmd_check(int argc, char **argv)
        "with --suite on the emulator: show how often each part of the space has run, and fail "
        "unless every tile, cluster, depth, schedule, ring, "
        "pace, chunk, number of movers and pattern has run, with each op and type"},
-      {"--graphs", NULL, CLI_FLAG, &graphs, NULL,
+      {"--graphs", NULL, CLI_FLAG, &o.graphs, NULL,
        "graphs of 41 and 40 calls of mixed ops, replayed 201 times (on the emulator 3) with "
        "changing inputs, against eager calls bit by bit"},
       {"--host-inputs", NULL, CLI_FLAG, &o.host_inputs, NULL,
@@ -319,25 +356,10 @@ int cmd_check(int argc, char **argv)
   int code = cli_parse(&command, argc, argv, &operands);
   if (code) return code == CLI_HELP ? CLI_OK : code;
   code = rig_check_options("check", &o.rig);
-  o.text = output_beside(o.json);
-  if (graphs) o.graphs = device_emulated() ? 2 : 134;
-  if (!o.reps) o.reps = device_emulated() ? 2 : 50;
-  if (!code && o.seeds < 1) code = cli_usage("check", "--seeds %d: at least 1", o.seeds);
-  if (!code && o.reps < 1) code = cli_usage("check", "--reps %d: at least 1", o.reps);
-  if (!code && o.inject && !check_inject_known(o.inject))
-    code = cli_usage("check", "--inject %s is not a fault that can be injected", o.inject);
-  if (!code && check_inject_kills(o.inject) && device_emulated())
-    code = cli_usage("check",
-                     "--inject %s kills a process, and the emulator's ranks are threads of "
-                     "one: choose absent or mismatch:m, n or op",
-                     o.inject);
   if (!code) code = problems_read(&o.list, "check", &operands, file);
-  if (!code && o.stress < 0) code = cli_usage("check", "--stress %d: a number of calls", o.stress);
-  if (!code && !suite && !graphs && !o.copies && !o.stress && !o.inject && o.list.count == 0)
-    code = cli_usage("check", "say what to check: problems, --problems FILE, --suite, "
-                              "--graphs, --copies or --stress N");
+  if (!code) code = check_together(&o);
   if (!code) code = open_folder(o.outputs);
-  if (!code) code = run(&o, suite);
+  if (!code) code = run(&o);
   for (int r = 0; r < TML_MAX_WORLD; r++) cover_free(o.covers[r]);
   problems_free(&o.list);
   problems_free(&o.stressed);

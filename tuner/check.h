@@ -14,7 +14,7 @@ typedef struct check_options {
   const char *outputs; /* folder for the outputs, or NULL */
   FILE *text;          /* for tables and notes */
   cJSON **report;      /* rank 0 leaves its JSON here for who writes it; NULL: it writes itself */
-  int reps, graphs, copies, victim, seeds, host_inputs;
+  int reps, suite, graphs, copies, victim, seeds, host_inputs;
   int rotate; /* instead of the pick: one of the fused variants, another one each time; counts up */
   int cover_all;                /* fail unless all parts of the space have run */
   cover *covers[TML_MAX_WORLD]; /* with `rotate`: each rank's own, all equal */

@@ -2,12 +2,14 @@
 #ifndef TML_CLI_H
 #define TML_CLI_H
 
+#include <limits.h>
 #include <stddef.h>
 
 #define CLI_OK 0
 #define CLI_FAILED 1 /* exit code of a failure */
 #define CLI_USAGE 2  /* exit code of a usage error */
 #define CLI_HELP (-1)
+#define CLI_NONE INT_MIN /* no option gives it: an INT that was not given, where 0 is a value */
 
 /* FILE: to be written; cli_parse fails where it could not be, before any work is done. */
 typedef enum cli_kind { CLI_FLAG, CLI_INT, CLI_REAL, CLI_TEXT, CLI_FILE, CLI_LIST } cli_kind;

@@ -77,6 +77,7 @@ static int add_row(void *user, const tml_bank_row *row, const char *bad)
 static int add_pick(void *user, const tml_pick *pick, const char *bad)
 {
   lister *l = user;
+  if (l->glob && !tml_gen_glob(l->glob, pick->variant)) return 0;
   table_text(l->rows, pick->key);
   table_real(l->rows, (double)pick->bucket);
   table_text(l->rows, bad ? bad : pick->variant);
@@ -124,7 +125,7 @@ static int print(const list_options *o, const char *what, const table *rows)
   FILE *to = output_beside(o->json);
   if (table_rows(rows))
     table_print(rows, to);
-  else if (o->picks)
+  else if (o->picks && !what)
     fputs("no picks\n", to); /* a bank may have none; that something is called so is a mistake */
   else
     return cli_fail("nothing matches \"%s\"; `tidemill list` without it shows all",
@@ -146,6 +147,9 @@ static int run(const list_options *o, const char *what)
     l.glob = what;
   }
   if (o->picks && !o->bank) return cli_usage("list", "--picks needs --bank FILE");
+  if (o->bank && (o->arch || o->refused))
+    return cli_usage("list", "%s is for the space; a bank is listed whole, or by GLOB",
+                     o->arch ? "--arch" : "--refused");
 #define COLUMNS(c) c, (int)(sizeof c / sizeof *c)
   l.rows = o->picks  ? table_create(COLUMNS(pick_columns))
            : o->bank ? table_create(COLUMNS(bank_columns))
@@ -167,8 +171,9 @@ int cmd_list(int argc, char **argv)
   const cli_option options[] = {
       {"--bank", "-b", CLI_TEXT, &o.bank, "FILE",
        "list the rows of this bank instead of the space"},
-      {"--picks", NULL, CLI_FLAG, &o.picks, NULL, "with --bank: list its picks"},
-      {"--arch", NULL, CLI_TEXT, &o.arch, "ARCH", "only this architecture"},
+      {"--picks", NULL, CLI_FLAG, &o.picks, NULL,
+       "with --bank: list its picks, of variants that match GLOB"},
+      {"--arch", NULL, CLI_TEXT, &o.arch, "ARCH", "of the space, only this architecture"},
       {"--refused", NULL, CLI_FLAG, &o.refused, NULL,
        "also illegal points of the space, with the reason"},
       {"--json", NULL, CLI_FILE, &o.json, "FILE",

@@ -328,7 +328,7 @@ static int run(tune_options *o)
 
 int cmd_tune(int argc, char **argv)
 {
-  tune_options o = {.top = TUNE_TOP};
+  tune_options o = {0};
   const char *file = NULL;
   const cli_option options[] = {
       {"--problems", "-p", CLI_TEXT, &file, "FILE", "one problem a line, # starts a comment"},
@@ -372,6 +372,9 @@ int cmd_tune(int argc, char **argv)
   if (code) return code == CLI_HELP ? CLI_OK : code;
   code = rig_check_options("tune", &o.rig);
   if (!code && !o.rig.bank) code = cli_usage("tune", "say which bank gets the picks: --bank FILE");
+  if (!code && o.all && o.top)
+    code = cli_usage("tune", "--all measures every variant: leave out --top");
+  if (!o.top) o.top = TUNE_TOP;
   if (!code && (o.top < 1 || o.top > AGREE_MAX - 4))
     code = cli_usage("tune", "--top %d: choose 1 to %d", o.top, AGREE_MAX - 4);
   if (!code && output_standard(o.json) && output_standard(o.dump))

@@ -32,6 +32,18 @@ refuse 2 'list shows the names' show nonsense
 refuse 2 'whole number' build --arch sm_90a --jobs many -o "$dir/x.bank"
 refuse 2 'number of calls' check --stress -5
 refuse 1 'no such bank' list --bank "$dir/missing.bank"
+
+# What an option is for is missing: it is not passed over.
+refuse 2 'arch is for the space' list --bank "$dir/missing.bank" --arch sm_90a
+refuse 2 'refused is for the space' list --bank "$dir/missing.bank" --refused
+refuse 2 'leave out --top' tune --device emu --bank "$dir/x.bank" --all --top 3 gemm:bf16:nt:w1:8x72x72
+refuse 2 'cover goes with' check --device emu --cover gemm:bf16:nt:w1:8x72x72
+refuse 2 'seeds is for' check --seeds 2 gemm:bf16:nt:w1:8x72x72
+refuse 2 'victim goes with' check --victim 1 gemm:bf16:nt:w1:8x72x72
+refuse 2 'world of 2' check --device emu --world 1 --copies
+refuse 2 'goes alone' check --device emu --world 2 --inject absent --json "$dir/x.json"
+refuse 2 'one problem' check --device emu --world 2 --inject absent gemm_rs:bf16:nt:w2:8x72x72 \
+  gemm_rs:bf16:nt:w2:8x72x72
 if ! [ -e /dev/nvidiactl ]; then
   refuse 1 'no GPU' check gemm:bf16:nt:w1:64x64x64
   refuse 1 'no GPU' bench gemm:bf16:nt:w1:64x64x64

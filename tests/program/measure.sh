@@ -21,6 +21,10 @@ has() { grep -q -- "$1" "$2" || fail "$2 lacks '$1'"; }
 
 emulate tune --top 1 --dump "$dir/dump.json" --json "$dir/tune.json" $problem || fail "tune failed"
 has '"model_us"' "$dir/dump.json"
+picks() { "$tidemill" list --bank "$dir/x.bank" --picks "$@" >"$dir/out" 2>&1; }
+picks 'gemm_rs.*' || fail "list --picks GLOB failed"
+[ "$(wc -l <"$dir/out")" = 2 ] || fail "a GLOB did not choose the pick"
+picks 'ag_gemm.*' && fail "a GLOB that matches no pick is no mistake"
 has "\"problem\":.\"$problem\"" "$dir/dump.json"
 has '"compile_seconds"' "$dir/tune.json"
 
