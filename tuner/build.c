@@ -102,7 +102,8 @@ int cmd_build(int argc, char **argv)
       {"--op", NULL, CLI_LIST, &o.ops, "OP", "only this op; may be repeated"},
       {"--dtype", NULL, CLI_LIST, &o.dtypes, "DTYPE", "only this type; may be repeated"},
       {"--variants", NULL, CLI_TEXT, &o.glob, "GLOB", "only variants whose name matches"},
-      {"--jobs", "-j", CLI_INT, &o.threads, "N", "compile N variants at once; default: all cores"},
+      {"--jobs", "-j", CLI_COUNT, &o.threads, "N",
+       "compile N variants at once; default: all cores"},
       {"--source", NULL, CLI_TEXT, &o.source, "DIR",
        "read gen/ and templates/ from this folder instead of the built-in copies"},
   };
@@ -128,7 +129,7 @@ int cmd_build(int argc, char **argv)
   o.source = cli_or_env(o.source, "TIDEMILL_SOURCE");
   if (!o.arch) return cli_usage("build", "say for which GPU: --arch sm_90a");
   if (!o.out) return cli_usage("build", "say where to write the bank: -o FILE");
-  if (o.threads < 0 || o.threads > 256) return cli_usage("build", "--jobs runs from 1 to 256");
+  if (o.threads > 256) return cli_usage("build", "--jobs runs from 1 to 256");
   code = check_worlds(&o.worlds);
   if (code) return code;
   tml_status status = tml_gen_open(&gen, o.source, tml_api_open()->isa);

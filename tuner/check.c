@@ -172,7 +172,7 @@ static int run_seed(check_options *o, const ranks_options *how, const ranks_mach
 
 static int each_seed(check_options *o, const ranks_options *how, const ranks_machine *machine)
 {
-  int first = o->rig.seed > 0 ? o->rig.seed : 1;
+  int first = o->rig.seed ? o->rig.seed : 1;
   for (int i = 0; i < o->seeds; i++) {
     int code = i == 0 ? CLI_OK : device_choose("check", o->rig.device, o->rig.world, first + i);
     if (!code) code = run_seed(o, how, machine, first + i);
@@ -277,9 +277,6 @@ static int check_together(const check_options *o)
   if (!o->suite && !o->graphs && !o->copies && !o->stress && o->list.count == 0)
     return cli_usage("check", "say what to check: problems, --problems FILE, --suite, "
                               "--graphs, --copies or --stress N");
-  if (o->stress < 0) return cli_usage("check", "--stress %d: a number of calls", o->stress);
-  if (o->seeds < 0) return cli_usage("check", "--seeds %d: at least 1", o->seeds);
-  if (o->reps < 0) return cli_usage("check", "--reps %d: at least 1", o->reps);
   return CLI_OK;
 }
 
@@ -295,9 +292,9 @@ int cmd_check(int argc, char **argv)
        "8"},
       {"--variants", NULL, CLI_TEXT, &o.glob, "GLOB",
        "check every variant that matches and serves the problem, not only the pick"},
-      {"--reps", NULL, CLI_INT, &o.reps, "N",
+      {"--reps", NULL, CLI_COUNT, &o.reps, "N",
        "repetitions that must give equal bits; default 50, on the emulator 2"},
-      {"--seeds", NULL, CLI_INT, &o.seeds, "N",
+      {"--seeds", NULL, CLI_COUNT, &o.seeds, "N",
        "with --device emu: schedules to try, from --seed on; default 1"},
       {"--cover", NULL, CLI_FLAG, &o.cover_all, NULL,
        "with --suite on the emulator: show how often each part of the space has run, and fail "
@@ -317,7 +314,7 @@ int cmd_check(int argc, char **argv)
       {"--copies", NULL, CLI_FLAG, &o.copies, NULL,
        "copies between GPUs and their signals make progress beside a grid that waits for them on "
        "every SM"},
-      {"--stress", NULL, CLI_INT, &o.stress, "N",
+      {"--stress", NULL, CLI_COUNT, &o.stress, "N",
        "a soak: N calls back to back on one comm, of the given problems (or of a built-in set of "
        "all ops), "
        "with random m and inputs and random delays of ranks, drawn from --seed; each output must "

@@ -401,7 +401,7 @@ static void count_delayed(const stress *t)
 
 tml_status check_stress(rig *r, const check_options *o, check_stress_result *out)
 {
-  uint64_t seed = (uint64_t)(o->rig.seed > 0 ? o->rig.seed : 1);
+  uint64_t seed = (uint64_t)(o->rig.seed ? o->rig.seed : 1);
   stress t = {.r = r, .calls = o->stress, .out = out, .own.first = INT64_MAX};
   verdict all[TML_MAX_WORLD];
   /* At least four batches, so that most of the calls come after the warm-up. */

@@ -1,6 +1,7 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,25 +115,35 @@ static const cli_option *find_option(const cli_command *command, const char *nam
   return NULL;
 }
 
+static int store_number(const cli_command *command, const cli_option *o, const char *value)
+{
+  int count = o->kind == CLI_COUNT;
+  char *end;
+  errno = 0;
+  long number = strtol(value, &end, 10);
+  if (errno || end == value || *end || number < (count ? 1 : -2147483647L) || number > 2147483647L)
+    return cli_usage(command->name, "%s wants a whole number%s, not \"%s\"", o->name,
+                     count ? " from 1 on" : "", value);
+  *(int *)o->to = (int)number;
+  return CLI_OK;
+}
+
+static int store_real(const cli_command *command, const cli_option *o, const char *value)
+{
+  char *end;
+  double number = strtod(value, &end);
+  if (end == value || *end || !(number > 0 && isfinite(number)))
+    return cli_usage(command->name, "%s wants a number above 0, not \"%s\"", o->name, value);
+  *(double *)o->to = number;
+  return CLI_OK;
+}
+
 static int store(const cli_command *command, const cli_option *o, const char *value)
 {
-  char *end = NULL;
-  errno = 0;
   switch (o->kind) {
-  case CLI_INT: {
-    long number = strtol(value, &end, 10);
-    if (errno || end == value || *end || number < -2147483647L || number > 2147483647L)
-      return cli_usage(command->name, "%s wants a whole number, not \"%s\"", o->name, value);
-    *(int *)o->to = (int)number;
-    return CLI_OK;
-  }
-  case CLI_REAL: {
-    double number = strtod(value, &end);
-    if (errno || end == value || *end || number != number)
-      return cli_usage(command->name, "%s wants a number, not \"%s\"", o->name, value);
-    *(double *)o->to = number;
-    return CLI_OK;
-  }
+  case CLI_INT:
+  case CLI_COUNT: return store_number(command, o, value);
+  case CLI_REAL: return store_real(command, o, value);
   case CLI_FILE:
     if (!*value) return cli_usage(command->name, "%s wants the name of a file, not \"\"", o->name);
     *(const char **)o->to = value;

@@ -11,8 +11,17 @@
 #define CLI_HELP (-1)
 #define CLI_NONE INT_MIN /* no option gives it: an INT that was not given, where 0 is a value */
 
-/* FILE: to be written; cli_parse fails where it could not be, before any work is done. */
-typedef enum cli_kind { CLI_FLAG, CLI_INT, CLI_REAL, CLI_TEXT, CLI_FILE, CLI_LIST } cli_kind;
+/* COUNT is from 1 on and REAL above 0 and finite, so that 0 may stand for "not given". FILE: to be written;
+ * cli_parse fails where it could not be, before any work is done. */
+typedef enum cli_kind {
+  CLI_FLAG,
+  CLI_INT,
+  CLI_COUNT,
+  CLI_REAL,
+  CLI_TEXT,
+  CLI_FILE,
+  CLI_LIST
+} cli_kind;
 
 /* Values of an option that may be given several times. */
 typedef struct cli_list {
@@ -24,7 +33,7 @@ typedef struct cli_option {
   const char *name;  /* "--bank" */
   const char *brief; /* "-b" or NULL */
   cli_kind kind;
-  void *to; /* int (FLAG, INT), double, const char * (TEXT, FILE), cli_list */
+  void *to; /* int (FLAG, INT, COUNT), double, const char * (TEXT, FILE), cli_list */
   const char *value, *help;
 } cli_option;
 

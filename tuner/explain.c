@@ -322,7 +322,7 @@ int cmd_explain(int argc, char **argv)
        "the bank whose picks count; default: $TIDEMILL_BANK"},
       {"--arch", NULL, CLI_TEXT, &o.arch, "ARCH",
        "default: of the GPU here, else the first of the space"},
-      {"--top", NULL, CLI_INT, &o.top, "N", "how many of the model's ranking; default 5"},
+      {"--top", NULL, CLI_COUNT, &o.top, "N", "how many of the model's ranking; default 5"},
       {"--json", NULL, CLI_FILE, &o.json, "FILE", "write it as JSON; - is the standard output"},
       {"--source", NULL, CLI_TEXT, &o.source, "DIR",
        "read gen/ and templates/ from this folder instead of the built-in copies"},
@@ -345,8 +345,6 @@ int cmd_explain(int argc, char **argv)
   o.bank = cli_or_env(o.bank, "TIDEMILL_BANK");
   if (operands.count != 1)
     code = cli_usage("explain", "give one problem or one variant name");
-  else if (o.top < 1)
-    code = cli_usage("explain", "--top %d: at least 1", o.top);
   else if (strchr(operands.at[0], ':') && tml_problem_parse(&problem, operands.at[0]) != TML_OK)
     code = cli_usage("explain", "%s", tml_last_error());
   else if (tml_gen_open(&gen, o.source, tml_api_open()->isa) != TML_OK)

@@ -10,6 +10,7 @@
 
 #define MEASURE_CALLS 10
 #define MEASURE_MAX_ROUNDS 101
+#define MEASURE_MAX_MS 10000 /* of one sustained window */
 
 typedef struct column {
   tml_status (*run)(void *user, int i);

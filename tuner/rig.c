@@ -14,7 +14,7 @@
 
 int rig_check_options(const char *command, rig_options *options)
 {
-  if (options->world < 0 || options->world > TML_MAX_WORLD)
+  if (options->world > TML_MAX_WORLD)
     return cli_usage(command, "--world %d: worlds run from 1 to %d", options->world, TML_MAX_WORLD);
   if (options->timeout_s == 0) options->timeout_s = 10;
   if (!(options->timeout_s >= 0.1 && options->timeout_s <= 600))

@@ -18,7 +18,7 @@ typedef struct rig_options {
 /* clang-format off */
 #define RIG_OPTIONS(o)                                                                             \
   {"--bank", "-b", CLI_TEXT, &(o).bank, "FILE", "the bank; default: $TIDEMILL_BANK"},              \
-  {"--world", "-w", CLI_INT, &(o).world, "N",                                                      \
+  {"--world", "-w", CLI_COUNT, &(o).world, "N",                                                      \
    "ranks, one process per GPU; default: all GPUs"},                                               \
   {"--timeout", NULL, CLI_REAL, &(o).timeout_s, "SECONDS",                                         \
    "bound of every wait for another rank (0.1 to 600); default 10"},                               \
@@ -26,7 +26,7 @@ typedef struct rig_options {
    "read gen/ and templates/ from this folder instead of the built-in copies"},                    \
   {"--device", NULL, CLI_TEXT, &(o).device, "KIND",                                                \
    "gpu, or emu: kernels run on the CPU, ranks are threads; default gpu"},                         \
-  {"--seed", NULL, CLI_INT, &(o).seed, "N", "of the emulator's schedule and of check --stress; default 1"}
+  {"--seed", NULL, CLI_COUNT, &(o).seed, "N", "of the emulator's schedule and of check --stress; default 1"}
 /* clang-format on */
 
 typedef struct rig {

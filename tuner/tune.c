@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "device.h"
 #include "forge.h"
+#include "measure.h"
 #include "output.h"
 #include "progress.h"
 #include "stats.h"
@@ -332,7 +333,7 @@ int cmd_tune(int argc, char **argv)
   const char *file = NULL;
   const cli_option options[] = {
       {"--problems", "-p", CLI_TEXT, &file, "FILE", "one problem a line, # starts a comment"},
-      {"--top", NULL, CLI_INT, &o.top, "N",
+      {"--top", NULL, CLI_COUNT, &o.top, "N",
        "measure the model's best N; default 8. cublaslt and nccl always compete, unless "
        "TIDEMILL_STRICT=1"},
       {"--all", NULL, CLI_FLAG, &o.all, NULL,
@@ -375,11 +376,13 @@ int cmd_tune(int argc, char **argv)
   if (!code && o.all && o.top)
     code = cli_usage("tune", "--all measures every variant: leave out --top");
   if (!o.top) o.top = TUNE_TOP;
-  if (!code && (o.top < 1 || o.top > AGREE_MAX - 4))
+  if (!code && o.top > AGREE_MAX - 4)
     code = cli_usage("tune", "--top %d: choose 1 to %d", o.top, AGREE_MAX - 4);
   if (!code && output_standard(o.json) && output_standard(o.dump))
     code = cli_usage("tune", "--json and --dump cannot both be -, the standard output");
   o.text = output_beside(output_standard(o.dump) ? o.dump : o.json);
+  if (!code && o.sustained_ms > MEASURE_MAX_MS)
+    code = cli_usage("tune", "--sustained %g: choose up to %d", o.sustained_ms, MEASURE_MAX_MS);
   if (!code) code = problems_read(&o.list, "tune", &operands, file);
   if (!code && o.list.count == 0)
     code = cli_usage("tune", "say what to tune: problems or --problems FILE");

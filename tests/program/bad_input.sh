@@ -30,7 +30,34 @@ refuse 2 'tn' explain gemm:bf16:tn:w1:16x16x16
 refuse 2 'multiple of 8' explain gemm:bf16:nt:w1:16x12x64
 refuse 2 'list shows the names' show nonsense
 refuse 2 'whole number' build --arch sm_90a --jobs many -o "$dir/x.bank"
-refuse 2 'number of calls' check --stress -5
+refuse 2 'stress wants a whole number from 1 on' check --stress -5
+
+# 0 is outside of what these take; it does not stand for their default.
+emu="--device emu --bank $dir/x.bank"
+refuse 2 'jobs wants' build --arch sm_90a -j 0 -o "$dir/x.bank"
+refuse 2 'top wants' explain --top 0 gemm:bf16:nt:w1:8x72x72
+# shellcheck disable=SC2086  # a list of options
+for command in check bench tune; do
+  refuse 2 'world wants' $command $emu --world 0 gemm:bf16:nt:w1:8x72x72
+  refuse 2 '1 to 8' $command $emu --world 9 gemm:bf16:nt:w1:8x72x72
+  refuse 2 'timeout wants' $command $emu --timeout 0 gemm:bf16:nt:w1:8x72x72
+  refuse 2 'timeout wants' $command $emu --timeout inf gemm:bf16:nt:w1:8x72x72
+  refuse 2 '0.1 to 600' $command $emu --timeout 601 gemm:bf16:nt:w1:8x72x72
+  refuse 2 'seed wants' $command $emu --seed 0 gemm:bf16:nt:w1:8x72x72
+done
+for option in reps seeds stress; do
+  refuse 2 "$option wants" check --device emu --$option 0 gemm:bf16:nt:w1:8x72x72
+done
+# shellcheck disable=SC2086
+{
+  refuse 2 'victim -1: ranks run' check --device emu --world 2 --inject absent --victim -1
+  refuse 2 'top wants' tune $emu --top 0 gemm:bf16:nt:w1:8x72x72
+  refuse 2 'sustained wants' tune $emu --sustained -5 gemm:bf16:nt:w1:8x72x72
+  refuse 2 'sustained wants' tune $emu --sustained inf gemm:bf16:nt:w1:8x72x72
+  refuse 2 'up to 10000' tune $emu --sustained 10001 gemm:bf16:nt:w1:8x72x72
+  refuse 2 'rounds wants' bench $emu --rounds 0 gemm:bf16:nt:w1:8x72x72
+  refuse 2 'sustained-ms wants' bench $emu --sustained-ms 0 gemm:bf16:nt:w1:8x72x72
+}
 refuse 1 'no such bank' list --bank "$dir/missing.bank"
 
 # What an option is for is missing: it is not passed over.

@@ -15,7 +15,7 @@
 #include "table.h"
 
 typedef struct values {
-  int flag, number;
+  int flag, number, count;
   double real;
   const char *text;
   cli_list list;
@@ -26,6 +26,7 @@ static int parse(values *v, cli_list *operands, char **words)
   const cli_option options[] = {
       {"--flag", "-f", CLI_FLAG, &v->flag, NULL, "a flag"},
       {"--number", "-n", CLI_INT, &v->number, "N", "a number"},
+      {"--count", NULL, CLI_COUNT, &v->count, "N", "a count"},
       {"--real", NULL, CLI_REAL, &v->real, "X", "a real"},
       {"--text", NULL, CLI_TEXT, &v->text, "T", "a text"},
       {"--list", "-l", CLI_LIST, &v->list, "L", "several"},
@@ -63,7 +64,10 @@ static void wrong_usage_is_2(void **state)
   char *wrong[][4] = {{"try", "--nothing", NULL},      {"try", "--number", NULL},
                       {"try", "--number", "1x", NULL}, {"try", "--number=", NULL},
                       {"try", "--flag=1", NULL},       {"try", "--number", "99999999999", NULL},
-                      {"try", "--real", "nan", NULL},  {"try", "--fla", NULL}};
+                      {"try", "--real", "nan", NULL},  {"try", "--fla", NULL},
+                      {"try", "--count", "0", NULL},   {"try", "--count", "-1", NULL},
+                      {"try", "--real", "0", NULL},    {"try", "--real", "-0.5", NULL},
+                      {"try", "--real", "inf", NULL}};
   (void)state;
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     values v;
