@@ -62,7 +62,7 @@ end
 function M.variant(name)
   local v, reason = space.find(name)
   if not v then
-    return nil, "unknown", ("no variant is named '%s'; list shows the names"):format(name)
+    return nil, "unknown", ("no variant is named '%.80s'; list shows the names"):format(name)
   end
   if reason then return nil, "illegal", ("%s is refused: %s"):format(name, reason) end
   return view(v)
@@ -90,7 +90,7 @@ end
 -- The flattened source of a variant; `lines` adds #line. Raises for unknown and illegal names.
 function M.expand(name, lines)
   local v, reason = space.find(name)
-  if not v then error(("no variant is named '%s'"):format(name), 0) end
+  if not v then error(("no variant is named '%.80s'"):format(name), 0) end
   if reason then error(("%s is refused: %s"):format(name, reason), 0) end
   if v.kind == "library" then error(name .. " is a library call; it has no source", 0) end
   local params = {}
@@ -108,7 +108,7 @@ end
 
 function M.serves(name, problem)
   local v, reason = space.find(name)
-  if not v then return false, ("no variant is named '%s'"):format(name) end
+  if not v then return false, ("no variant is named '%.80s'"):format(name) end
   if reason then return false, reason end
   return space.serves(v, problem)
 end

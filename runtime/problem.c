@@ -11,6 +11,7 @@ static const char *const op_texts[] = {TML_OP_MAP(TML_X)};
 static const char *const dtype_texts[] = {TML_DTYPE_MAP(TML_X)};
 static const char *const layout_texts[] = {TML_LAYOUT_MAP(TML_X)};
 #undef TML_X
+#define LONGEST 96
 #define COUNT(list) (int)(sizeof(list) / sizeof(list)[0])
 
 const char *tml_op_text(tml_op op)
@@ -179,9 +180,11 @@ tml_status tml_problem_parse(tml_problem *out, const char *text)
 {
   if (!out || !text) return tml_fail(TML_ARGUMENT, "tml_problem_parse needs a problem and a text");
   memset(out, 0, sizeof *out);
+  if (strlen(text) >= LONGEST)
+    return tml_fail(TML_ARGUMENT, "problem '%.80s...' is longer than any that makes sense", text);
   tml_problem p = {.size = sizeof p};
   const char *rest = text;
-  char word[96];
+  char word[LONGEST];
   int op, dtype, layout;
   TRY(parse_word(&op, &rest, op_texts, COUNT(op_texts), "op", text));
   TRY(parse_word(&dtype, &rest, dtype_texts, COUNT(dtype_texts), "dtype", text));

@@ -10,14 +10,61 @@
 #include "../runtime/tidemill.h"
 #include "output.h"
 
+/* Bytes of the UTF-8 character at c; 0: there is none. */
+static int character(const char *c)
+{
+  const unsigned char *byte = (const unsigned char *)c;
+  int bytes = *byte < 0x80 ? 1 : *byte >= 0xf0 ? 4 : *byte >= 0xe0 ? 3 : *byte >= 0xc2 ? 2 : 0;
+  if (*byte < 0x20 || *byte == 0x7f || *byte > 0xf4) return 0;
+  if (*byte == 0xc2 && byte[1] < 0xa0) return 0; /* control characters beyond ASCII */
+  for (int i = 1; i < bytes; i++)
+    if (byte[i] >> 6 != 2) return 0;
+  return bytes;
+}
+
+/* Names come from outside: what would steer a terminal is shown, not sent. */
+static void print_escaped(FILE *to, const char *text, size_t bytes)
+{
+  for (const char *c = text; c < text + bytes;) {
+    int length = character(c);
+    if (length)
+      fwrite(c, 1, (size_t)length, to);
+    else
+      fprintf(to, "\\x%02x", (unsigned)(unsigned char)*c);
+    c += length ? length : 1;
+  }
+}
+
+/* A word that nobody can read is cut, but a path is whole. */
+static void print_word(FILE *to, const char *word, size_t bytes)
+{
+  enum { HEAD = 60, TAIL = 17 };
+  if (bytes <= 100 || memchr(word, '/', bytes)) {
+    print_escaped(to, word, bytes);
+    return;
+  }
+  print_escaped(to, word, HEAD);
+  fputs("...", to);
+  print_escaped(to, word + bytes - TAIL, TAIL);
+}
+
 static void say(const char *head, const char *format, va_list list)
 {
-  char line[1200];
+  char line[4000];
   vsnprintf(line, sizeof line, format, list);
   for (char *c = line; *c; c++)
     if (*c == '\n') *c = ' '; /* one error, one line */
   fflush(stdout);
-  fprintf(stderr, "%s: %s\n", head, line);
+  flockfile(stderr); /* ranks may be threads */
+  fprintf(stderr, "%s: ", head);
+  for (const char *at = line; *at;) {
+    size_t word = strcspn(at, " ");
+    print_word(stderr, at, word);
+    at += word;
+    if (*at) fputc(*at++, stderr);
+  }
+  fputc('\n', stderr);
+  funlockfile(stderr);
 }
 
 const char *cli_or_env(const char *given, const char *name)
@@ -52,7 +99,7 @@ void cli_note(const char *format, ...)
 
 int cli_usage(const char *command, const char *format, ...)
 {
-  char text[1000];
+  char text[3900];
   va_list list;
   va_start(list, format);
   vsnprintf(text, sizeof text, format, list);
@@ -122,7 +169,7 @@ static int store_number(const cli_command *command, const cli_option *o, const c
   errno = 0;
   long number = strtol(value, &end, 10);
   if (errno || end == value || *end || number < (count ? 1 : -2147483647L) || number > 2147483647L)
-    return cli_usage(command->name, "%s wants a whole number%s, not \"%s\"", o->name,
+    return cli_usage(command->name, "%s wants a whole number%s, not \"%.80s\"", o->name,
                      count ? " from 1 on" : "", value);
   *(int *)o->to = (int)number;
   return CLI_OK;
@@ -133,7 +180,7 @@ static int store_real(const cli_command *command, const cli_option *o, const cha
   char *end;
   double number = strtod(value, &end);
   if (end == value || *end || !(number > 0 && isfinite(number)))
-    return cli_usage(command->name, "%s wants a number above 0, not \"%s\"", o->name, value);
+    return cli_usage(command->name, "%s wants a number above 0, not \"%.80s\"", o->name, value);
   *(double *)o->to = number;
   return CLI_OK;
 }
@@ -162,7 +209,8 @@ static int one_option(const cli_command *command, int argc, char **argv, int *i)
   const char *word = argv[*i], *equals = strchr(word, '=');
   size_t length = equals ? (size_t)(equals - word) : strlen(word);
   const cli_option *o = find_option(command, word, length);
-  if (!o) return cli_usage(command->name, "unknown option %.*s", (int)length, word);
+  if (!o)
+    return cli_usage(command->name, "unknown option %.*s", length < 80 ? (int)length : 80, word);
   if (o->kind == CLI_FLAG) {
     if (equals) return cli_usage(command->name, "%s takes no value", o->name);
     return store(command, o, "");
@@ -200,6 +248,6 @@ int cli_parse(const cli_command *command, int argc, char **argv, cli_list *opera
     }
   }
   if (!*command->operands && operands->count)
-    return cli_usage(command->name, "\"%s\" is one word too many", operands->at[0]);
+    return cli_usage(command->name, "\"%.80s\" is one word too many", operands->at[0]);
   return check_files(command);
 }

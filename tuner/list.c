@@ -128,7 +128,7 @@ static int print(const list_options *o, const char *what, const table *rows)
   else if (o->picks && !what)
     fputs("no picks\n", to); /* a bank may have none; that something is called so is a mistake */
   else
-    return cli_fail("nothing matches \"%s\"; `tidemill list` without it shows all",
+    return cli_fail("nothing matches \"%.80s\"; `tidemill list` without it shows all",
                     what ? what : "");
   return CLI_OK;
 }

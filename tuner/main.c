@@ -50,7 +50,7 @@ static int run(int argc, char **argv)
   }
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
     if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
-  cli_fail("there is no command \"%s\" (see: tidemill --help)", argv[1]);
+  cli_fail("there is no command \"%.80s\" (see: tidemill --help)", argv[1]);
   return CLI_USAGE;
 }
 

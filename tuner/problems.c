@@ -38,11 +38,12 @@ static char *trim(char *line)
 
 static int read_file(problems *list, const char *path)
 {
-  char line[512];
+  char *line = NULL;
+  size_t bytes = 0, before = list->count;
   int number = 0, code = CLI_OK;
   FILE *file = fopen(path, "r");
   if (!file) return cli_fail("cannot read %s: %s", path, strerror(errno));
-  while (code == CLI_OK && fgets(line, sizeof line, file)) {
+  while (code == CLI_OK && getline(&line, &bytes, file) >= 0) {
     tml_problem problem = {.size = sizeof problem};
     char *text = trim(line);
     number++;
@@ -53,6 +54,10 @@ static int read_file(problems *list, const char *path)
       problems_add(list, &problem);
   }
   if (code == CLI_OK && ferror(file)) code = cli_fail("cannot read %s: %s", path, strerror(errno));
+  if (code == CLI_OK && list->count == before)
+    code =
+        cli_fail("%s holds no problem: write one a line, as gemm:bf16:nt:w1:4096x4096x4096", path);
+  free(line);
   fclose(file);
   return code;
 }

@@ -76,6 +76,16 @@ if ! [ -e /dev/nvidiactl ]; then
   refuse 1 'no GPU' bench gemm:bf16:nt:w1:64x64x64
 fi
 
+# Names from outside: shortened, and without what would steer a terminal.
+printf '\033[31mred\001\n' >"$dir/steer.txt"
+refuse 1 'x1b\[31mred.x01' check --device emu -p "$dir/steer.txt"
+refuse 2 'is longer than' explain "gemm:$(printf '%0400d' 7)"
+refuse 2 'list shows the names' show "$(printf '%0400d' 7)"
+[ "$(wc -c <"$dir/err")" -lt 250 ] || { echo "a long name is shown whole"; bad=1; }
+refuse 2 'there is no command' "$(printf '%0400d' 7)"
+: >"$dir/empty.txt"
+refuse 1 'empty.txt holds no problem' check --device emu -p "$dir/empty.txt"
+
 # An error in gen/ and in a template names the file and the line.
 root=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir "$dir/source" && cp -r "$root/gen" "$root/templates" "$dir/source"

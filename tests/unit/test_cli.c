@@ -103,6 +103,34 @@ static void problem_files(void **state)
   assert_int_equal(problems_read(&list, "try", &none, path), CLI_FAILED);
 }
 
+static int read_text(problems *list, const char *text)
+{
+  char path[] = "/tmp/tidemill_test_cli_XXXXXX";
+  cli_list none = {0};
+  int fd = mkstemp(path);
+  assert_true(fd >= 0);
+  assert_int_equal(write(fd, text, strlen(text)), (int)strlen(text));
+  int code = problems_read(list, "try", &none, path);
+  close(fd);
+  unlink(path);
+  return code;
+}
+
+/* A long comment is no second problem; a file without a problem is a mistake. */
+static void lines_of_any_length(void **state)
+{
+  char text[2000];
+  problems list = {0};
+  (void)state;
+  snprintf(text, sizeof text, "gemm:bf16:nt:w1:8x16x24 # %0700d x\ngemm:bf16:nt:w1:8x16x8%900s\n",
+           7, "");
+  assert_int_equal(read_text(&list, text), CLI_OK);
+  assert_int_equal(list.count, 2);
+  assert_int_equal(read_text(&list, ""), CLI_FAILED);
+  assert_int_equal(read_text(&list, "# nothing\n\n"), CLI_FAILED);
+  problems_free(&list);
+}
+
 static void a_wrong_operand_is_2(void **state)
 {
   const char *words[] = {"gemm:bf16:nt:w1:8x16x23"};
@@ -234,6 +262,7 @@ int main(void)
       cmocka_unit_test(options_of_every_kind),
       cmocka_unit_test(wrong_usage_is_2),
       cmocka_unit_test(problem_files),
+      cmocka_unit_test(lines_of_any_length),
       cmocka_unit_test(a_wrong_operand_is_2),
       cmocka_unit_test(gemms_first_and_once),
       cmocka_unit_test(suite_covers),

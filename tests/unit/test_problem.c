@@ -59,6 +59,10 @@ static void wrong_parts_are_named(void **state)
       {"gemm:bf16:nt:w1:2000000000x2000000000x8", "m x n is too large"},
       {"gemm:bf16:nt:w1:8x8x8:relu", "only 'bias' may follow"},
       {"gemm:bf16:nt:w1:8x8x8:bias:x", "'x' after the end"},
+      {"gemm:bf16:nt:w1:8x8x8:bias:a-text-of-which-nobody-wants-to-see-the-end-because-there-is-no-"
+       "end-no-"
+       "end",
+       "...' is longer"},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     tml_problem p;
