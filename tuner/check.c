@@ -103,7 +103,9 @@ static int rank_main(const ranks_env *env, void *user)
   if (status != TML_OK) return rig_fail(env, status, "check");
   r.host_inputs = o->host_inputs;
   if (o->inject) return check_inject(&r, o);
-  check_found_create(f);
+  check_found_create(
+      f,
+      r.rank == 0 ? space_name_width(r.gen, r.ctx->arch, o->list.at, o->list.count, o->glob) : 0);
   progress_begin(&n.bar, r.rank != 0);
   status = check_problems(&n, &r, o);
   if (status == TML_OK && o->graphs)

@@ -87,7 +87,7 @@ typedef struct check_found {
   check_stress_result stress;
 } check_found;
 
-void check_found_create(check_found *f);
+void check_found_create(check_found *f, int name_width); /* of variants that may run */
 void check_found_free(check_found *f);
 /* The table is rank 0's. */
 void check_add_row(check_found *f, const rig *r, const tml_problem *p, const check_result *c);

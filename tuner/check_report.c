@@ -11,16 +11,19 @@
 
 static const table_column row_columns[] = {
     {"problem", "problem", 's', 0, 44},
-    {"variant", "variant", 's', 0, 52},
+    {"variant", "variant", 's', 0, 0},
     {"rel. error", "relative", 'e', 2, 10},
     {"result", "result", 's', 0, 0},
     {NULL, "passed", 's', 0, 0},
     {NULL, "hash", 's', 0, 0}, /* XXH3-64 of each rank's output, in rank order */
 };
 
-void check_found_create(check_found *f)
+enum { VARIANT_COLUMN = 1 };
+
+void check_found_create(check_found *f, int name_width)
 {
   *f = (check_found){.rows = CREATE(row_columns)};
+  table_widen(f->rows, VARIANT_COLUMN, name_width);
   f->copies = table_create(check_copies_columns, CHECK_COPIES_COLUMNS);
 }
 

@@ -119,27 +119,28 @@ void cli_list_add(cli_list *list, const char *text)
   list->at[list->count++] = text;
 }
 
+/* A help text; its line breaks are the compiler's, not the reader's. */
 static void print_paragraph(const char *text, int column)
 {
   int at = column;
   while (*text) {
-    size_t word = strcspn(text, " ");
+    size_t word = strcspn(text, " \n");
     if (at > column && at + 1 + (int)word > 96) {
       printf("\n%*s", column, "");
       at = column;
     }
     at += printf("%s%.*s", at > column ? " " : "", (int)word, text);
     text += word;
-    while (*text == ' ') text++;
+    while (*text == ' ' || *text == '\n') text++;
   }
   putchar('\n');
 }
 
 static void print_help(const cli_command *command)
 {
-  printf("usage: tidemill %s%s%s%s\n\n%s\n", command->name,
-         command->option_count ? " [options]" : "", *command->operands ? " " : "",
-         command->operands, command->about);
+  printf("usage: tidemill %s%s%s%s\n\n", command->name, command->option_count ? " [options]" : "",
+         *command->operands ? " " : "", command->operands);
+  print_paragraph(command->about, 0);
   if (command->option_count) printf("\noptions:\n");
   for (size_t i = 0; i < command->option_count; i++) {
     const cli_option *o = &command->options[i];

@@ -38,7 +38,7 @@ typedef struct cli_option {
 } cli_option;
 
 typedef struct cli_command {
-  const char *name, *operands, *about; /* about: what it does, may have several lines */
+  const char *name, *operands, *about; /* about: what it does */
   const cli_option *options;
   size_t option_count;
   const char *examples; /* NULL or lines */

@@ -18,7 +18,8 @@ typedef struct lister {
   table *rows;
 } lister;
 
-static const table_column space_columns[] = {
+#define SPACE_COLUMNS 5
+static const table_column space_columns[SPACE_COLUMNS] = {
     {"variant", "variant", 's', 0, 0},        {"kind", "kind", 's', 0, 0},
     {"threads", "threads", 'd', 0, 0},        {"smem", "smem_bytes", 'd', 0, 0},
     {"refused because", "reason", 's', 0, 0},
@@ -151,9 +152,12 @@ static int run(const list_options *o, const char *what)
     return cli_usage("list", "%s is for the space; a bank is listed whole, or by GLOB",
                      o->arch ? "--arch" : "--refused");
 #define COLUMNS(c) c, (int)(sizeof c / sizeof *c)
+  table_column points[SPACE_COLUMNS];
+  memcpy(points, space_columns, sizeof points);
+  if (!o->refused) points[SPACE_COLUMNS - 1].title = NULL; /* the reasons: there are none */
   l.rows = o->picks  ? table_create(COLUMNS(pick_columns))
            : o->bank ? table_create(COLUMNS(bank_columns))
-                     : table_create(COLUMNS(space_columns));
+                     : table_create(COLUMNS(points));
 #undef COLUMNS
   tml_status status = o->bank ? list_bank(&l, o) : list_space(&l, o);
   int code = status == TML_OK         ? CLI_OK

@@ -25,7 +25,7 @@ static void help(FILE *to)
         to);
 }
 
-static int run(int argc, char **argv)
+static int run_command(const char *name, int argc, char **argv)
 {
   static const struct {
     const char *name;
@@ -35,23 +35,40 @@ static int run(int argc, char **argv)
     COMMAND_MAP(X)
 #undef X
   };
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    if (strcmp(name, commands[i].name) == 0) return commands[i].run(argc, argv);
+  cli_fail("there is no command \"%.80s\" (see: tidemill --help)", name);
+  return CLI_USAGE;
+}
+
+static int one_word_too_many(const char *word)
+{
+  cli_fail("\"%.80s\" is one word too many (see: tidemill --help)", word);
+  return CLI_USAGE;
+}
+
+/* words: behind --help. A command's name there asks for the command's help. */
+static int run_help(int count, char **words)
+{
+  static char option[] = "--help";
+  if (count > 1) return one_word_too_many(words[1]);
+  if (count == 1) return run_command(words[0], 2, (char *[]){words[0], option, NULL});
+  help(stdout);
+  return CLI_OK;
+}
+
+static int run(int argc, char **argv)
+{
   if (argc < 2) {
     help(stderr);
     return CLI_USAGE;
   }
-  if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-      strcmp(argv[1], "help") == 0) {
-    help(stdout);
-    return CLI_OK;
-  }
-  if (strcmp(argv[1], "--version") == 0) {
-    printf("tidemill %s\n", TML_VERSION);
-    return CLI_OK;
-  }
-  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-    if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
-  cli_fail("there is no command \"%.80s\" (see: tidemill --help)", argv[1]);
-  return CLI_USAGE;
+  if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+    return run_help(argc - 2, argv + 2);
+  if (strcmp(argv[1], "--version") != 0) return run_command(argv[1], argc - 1, argv + 1);
+  if (argc > 2) return one_word_too_many(argv[2]);
+  printf("tidemill %s\n", TML_VERSION);
+  return CLI_OK;
 }
 
 int main(int argc, char **argv)

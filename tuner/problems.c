@@ -90,7 +90,9 @@ int problems_fit(problems *list, int world)
   size_t dropped = problems_keep_world(list, world);
   if (list->count == 0)
     return cli_fail("no problem of the list fits a world of %d (--world sets it)", world);
-  if (dropped) cli_note("%zu problems of other worlds are left out", dropped);
+  if (dropped)
+    cli_note("%zu problem%s of other worlds %s left out", dropped, dropped == 1 ? "" : "s",
+             dropped == 1 ? "is" : "are");
   return CLI_OK;
 }
 

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "../runtime/problem.h"
 #include "../runtime/status.h"
@@ -58,4 +59,36 @@ void space_free(space *s)
 {
   free(s->at);
   *s = (space){0};
+}
+
+static int widest(void *user, const tml_variant *variant, const char *reason)
+{
+  int *width = user, length = (int)strlen(variant->name);
+  (void)reason;
+  if (length > *width) *width = length;
+  return 0;
+}
+
+static int same_group(const tml_problem *a, const tml_problem *b)
+{
+  return a->op == b->op && a->dtype == b->dtype && a->world == b->world;
+}
+
+int space_name_width(tml_gen *gen, const char *arch, const tml_problem *list, size_t count,
+                     const char *glob)
+{
+  int width = 0;
+  for (size_t i = 0; i < count; i++) {
+    const tml_problem *p = &list[i];
+    size_t first = 0;
+    while (!same_group(&list[first], p)) first++;
+    if (first < i) continue;
+    tml_filter filter = {.op = tml_op_text(p->op), .dtype = tml_dtype_text(p->dtype)};
+    filter.arch = arch;
+    filter.glob = glob;
+    filter.world = p->world;
+    if (tml_gen_each(gen, &filter, widest, &width) != TML_OK)
+      tml_clear_error(); /* told by others */
+  }
+  return width;
 }

@@ -21,5 +21,9 @@ tml_status space_collect(tml_gen *gen, const tml_filter *filter, space *out);
 tml_status space_of_problem(tml_gen *gen, const tml_problem *problem, const char *arch,
                             const char *glob, int refused, space *out);
 void space_free(space *s);
+/* Of the longest name that can serve one of these problems: how wide a column must be before its rows are
+ * known. glob may be NULL. */
+int space_name_width(tml_gen *gen, const char *arch, const tml_problem *list, size_t count,
+                     const char *glob);
 
 #endif

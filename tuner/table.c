@@ -21,6 +21,7 @@ struct table {
   size_t capacity;
   cell *cells;
   int streamed; /* rows already printed */
+  int *least;   /* widths */
 };
 
 static void *need(void *memory)
@@ -37,6 +38,8 @@ table *table_create(const table_column *columns, int count)
   table *t = need(calloc(1, sizeof *t));
   t->columns = columns;
   t->count = count;
+  t->least = need(calloc((size_t)count, sizeof *t->least));
+  for (int i = 0; i < count; i++) t->least[i] = columns[i].width;
   return t;
 }
 
@@ -45,6 +48,7 @@ void table_free(table *t)
   if (!t) return;
   for (int i = 0; i < t->rows * t->count + t->at; i++) free(t->cells[i].text);
   free(t->cells);
+  free(t->least);
   free(t);
 }
 
@@ -100,6 +104,11 @@ void table_end_row(table *t)
 
 int table_rows(const table *t) { return t->rows; }
 
+void table_widen(table *t, int column, int width)
+{
+  if (width > t->least[column]) t->least[column] = width;
+}
+
 static const char *shown(const table *t, int row, int column)
 {
   const char *text = t->cells[row * t->count + column].text;
@@ -109,7 +118,7 @@ static const char *shown(const table *t, int row, int column)
 static int width_of(const table *t, int column)
 {
   int width = (int)strlen(t->columns[column].title);
-  if (t->columns[column].width > width) width = t->columns[column].width;
+  if (t->least[column] > width) width = t->least[column];
   for (int row = 0; row < t->rows; row++) {
     int length = (int)strlen(shown(t, row, column));
     if (length > width) width = length;

@@ -24,6 +24,8 @@ void table_real(table *t, double value);
 void table_flag(table *t, int value); /* prints yes or no; kind 's' */
 void table_end_row(table *t);
 int table_rows(const table *t);
+/* The column is at least so wide. */
+void table_widen(table *t, int column, int width);
 void table_print(const table *t, FILE *to);
 /* Header first, then each row as it is added; rows printed before the widest is known keep the
  * declared widths. */

@@ -12,18 +12,19 @@
 #include "measure.h"
 #include "output.h"
 #include "progress.h"
+#include "space.h"
 #include "stats.h"
 
 #define PUBLISH_S 20 /* picks wait at most so long beside the bank: publishing copies all of it */
 
 static const table_column columns[] = {
     {"problem", "problem", 's', 0, 44},
-    {"pick", "variant", 's', 0, 52},
+    {"pick", "variant", 's', 0, 0},
     {"us", "us", 'f', 1, 8},
     {"TFLOP/s", "tflops", 'f', 0, 7},
     {"cublaslt", "cublaslt_us", 'f', 1, 8},
     {"2nd us", "runner_up_us", 'f', 1, 8},
-    {"runner-up", "runner_up", 's', 0, 52},
+    {"runner-up", "runner_up", 's', 0, 0},
     {"tried", "tried", 'd', 0, 0},
     {"wrong", "wrong", 'd', 0, 0},
     {"failed", "failed", 'd', 0, 0},
@@ -32,6 +33,8 @@ static const table_column columns[] = {
     {"s", "seconds", 'f', 1, 5},
     {"compile", "compile_seconds", 'f', 1, 0},
 };
+
+enum { COLUMNS = sizeof columns / sizeof *columns };
 
 typedef struct tuner {
   rig r;
@@ -151,10 +154,11 @@ static int finish(tuner *t)
 {
   int code = CLI_OK, tuned = table_rows(t->rows), all = (int)t->o->list.count;
   if (t->r.rank != 0) return CLI_OK;
-  fprintf(
-      t->o->text,
-      "%d problems tuned, %d had a pick (--again tunes them too), %d failed, in %.0f s; bank: %s\n",
-      tuned, t->skipped, all - tuned - t->skipped, progress_seconds(&t->bar), t->o->rig.bank);
+  fprintf(t->o->text,
+          "%d problem%s tuned, %d had a pick (--again tunes them too), %d failed, in %.0f s; bank: "
+          "%s\n",
+          tuned, tuned == 1 ? "" : "s", t->skipped, all - tuned - t->skipped,
+          progress_seconds(&t->bar), t->o->rig.bank);
   print_model(t);
   if (t->o->json) code = table_write_json(t->rows, t->o->json, NULL, NULL);
   if (t->dump && !code) code = write_dump(t);
@@ -170,16 +174,28 @@ static tml_status open_writer(tuner *t, const ranks_env *env)
   return tml_bank_publish(t->writer);
 }
 
+/* Rank 0: rows are printed one by one, and all shall stand below the titles. */
+static void widen(tuner *t)
+{
+  const problems *list = &t->o->list;
+  if (t->r.rank != 0) return;
+  int width = space_name_width(t->r.gen, t->r.ctx->arch, list->at, list->count, NULL);
+  for (int i = 0; i < COLUMNS; i++)
+    if (strcmp(columns[i].key, "variant") == 0 || strcmp(columns[i].key, "runner_up") == 0)
+      table_widen(t->rows, i, width);
+}
+
 static int rank_main(const ranks_env *env, void *user)
 {
   tuner t = {.o = user};
-  t.rows = table_create(columns, (int)(sizeof columns / sizeof *columns));
+  t.rows = table_create(columns, COLUMNS);
   t.losses = calloc(t.o->list.count, sizeof *t.losses);
   if (t.o->dump && env->meet.rank == 0)
     t.dump = table_create(tune_dump_columns, tune_dump_column_count);
   tml_status status = t.losses ? open_writer(&t, env) : tml_fail(TML_MEMORY, "out of memory");
   if (status == TML_OK) status = rig_open(&t.r, env, &t.o->rig);
   progress_begin(&t.bar, env->meet.rank != 0);
+  if (status == TML_OK) widen(&t);
   if (status == TML_OK) status = tune_all(&t);
   progress_clear(&t.bar);
   if (status == TML_OK) status = publish(&t);
@@ -270,7 +286,8 @@ static tml_status compile_all(const tune_options *o, const forge_list *list, con
   TRY(forge_run(list, o->rig.bank, o->rig.source, 0, 0, &result));
   if (result.failed) cli_note("left out: %s", result.first_error);
   if (result.compiled)
-    cli_note("%d candidates compiled in %.1f s", result.compiled, result.seconds);
+    cli_note("%d candidate%s compiled in %.1f s", result.compiled, result.compiled == 1 ? "" : "s",
+             result.seconds);
   share_seconds(o, list, starts, result.seconds);
   return TML_OK;
 }

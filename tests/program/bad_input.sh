@@ -76,6 +76,18 @@ if ! [ -e /dev/nvidiactl ]; then
   refuse 1 'no GPU' bench gemm:bf16:nt:w1:64x64x64
 fi
 
+refuse 2 'one word too many' --version --foo
+refuse 2 'one word too many' help build list
+refuse 2 'there is no command' help frobnicate
+"$tidemill" help build | grep -q 'usage: tidemill build' || { echo "help build is not of build"; bad=1; }
+for command in '' build list show explain tune bench check doctor; do
+  # shellcheck disable=SC2086  # no command is no word
+  "$tidemill" $command --help | awk -v c="$command" 'length > 100 { print c " --help: " $0; bad = 1 }
+    END { exit bad }' || bad=1
+done
+"$tidemill" list 'gemm.*' | sed -n 1p | grep -q refused && { echo "list has a column of nothing"; bad=1; }
+"$tidemill" list --refused 'gemm.*' | sed -n 1p | grep -q refused || { echo "list lost the reasons"; bad=1; }
+
 # Names from outside: shortened, and without what would steer a terminal.
 printf '\033[31mred\001\n' >"$dir/steer.txt"
 refuse 1 'x1b\[31mred.x01' check --device emu -p "$dir/steer.txt"

@@ -28,6 +28,8 @@ picks 'ag_gemm.*' && fail "a GLOB that matches no pick is no mistake"
 has "\"problem\":.\"$problem\"" "$dir/dump.json"
 has '"compile_seconds"' "$dir/tune.json"
 
+grep -q '1 problems' "$dir/out" && fail "one problem is not several"
+
 # What the bank has is all of the space that is measured, and nothing is compiled.
 emulate tune --all --no-jit --again $problem || fail "tune --all failed"
 has 'within the model.s top 8 for 2 of 2 problems (100 %)' "$dir/out"
