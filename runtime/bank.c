@@ -11,6 +11,7 @@
 struct tml_bank {
   sqlite3 *db;
   sqlite3_stmt *get;
+  char path[BANK_PATH_BYTES], isa[BANK_ISA_BYTES];
 };
 
 /* Checks until no writer publishes in between; nobody publishes that often. What SQLite then opens
@@ -37,7 +38,9 @@ tml_status tml_bank_open(tml_bank **out, const char *path)
   TRY(check_settled(resolved));
   tml_bank *bank = calloc(1, sizeof *bank);
   if (!bank) return tml_fail(TML_MEMORY, "out of memory for a bank");
+  memcpy(bank->path, resolved, sizeof bank->path);
   TRY_GOTO(bank_db_open_read(&bank->db, resolved), fail);
+  TRY_GOTO(bank_db_isa(bank->db, bank->isa), fail);
   TRY_GOTO(bank_db_prepare(bank->db, &bank->get,
                            "SELECT " BANK_VARIANT_COLUMNS " FROM variant WHERE name = ?"),
            fail);
@@ -54,6 +57,11 @@ void tml_bank_close(tml_bank *bank)
   sqlite3_finalize(bank->get);
   bank_db_close(bank->db);
   free(bank);
+}
+
+tml_status tml_bank_serves(const tml_bank *bank, const char *isa)
+{
+  return bank_check_isa(bank->path, bank->isa, isa);
 }
 
 /* Why the row that was read does not serve this hash, as a MISS; OK if it does. */

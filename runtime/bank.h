@@ -45,6 +45,9 @@ int64_t tml_pick_bucket(int64_t m);
  * somebody else, not SQLite, truncated, another schema. */
 tml_status tml_bank_open(tml_bank **out, const char *path);
 void tml_bank_close(tml_bank *bank);
+/* MISS if its kernels are not for this primitive set (isa as in tml_api): a variant has the same name for a
+ * GPU and for the emulator, so a bank holds kernels for one of them. */
+tml_status tml_bank_serves(const tml_bank *bank, const char *isa);
 /* MISS with the reason (absent, other hash, checksum, refused by the compiler). */
 tml_status tml_bank_get(tml_bank *bank, const char *name, const char *hash, tml_bank_row *out);
 void tml_bank_row_free(tml_bank_row *row);
@@ -62,10 +65,11 @@ tml_status tml_bank_each_pick(tml_bank *bank, tml_pick_fn fn, void *user);
 tml_status tml_bank_verify(tml_bank *bank);
 
 /* Writers. Any number of processes may write one bank at once; each call waits up to `wait_ms` for the
- * others. IO: the folder is not writable, disk full, the lock is not let go of, ...; MISS: the bank
- * exists but must not be used (reason). */
+ * others. isa: whom the kernels are for, as in tml_api. IO: the folder is not writable, disk full, the
+ * lock is not let go of, ...; MISS: the bank exists but must not be used (reason). */
 #define TML_BANK_WAIT_MS 60000 /* for programs; at most a transaction or a publish holds the lock */
-tml_status tml_bank_write_open(tml_bank_writer **out, const char *path, int wait_ms);
+tml_status tml_bank_write_open(tml_bank_writer **out, const char *path, const char *isa,
+                               int wait_ms);
 /* "" or what the user should know: a NAME.part that was set aside, rows that were dropped as damaged. */
 const char *tml_bank_write_note(const tml_bank_writer *writer);
 /* 1 if the bank or NAME.part holds this variant with this hash (and compiler), refused or not. */

@@ -161,3 +161,16 @@ tml_status bank_check_header(const char *path, const struct stat *info, int *exc
   close(fd);
   return status;
 }
+
+static const char *isa_text(const char *isa)
+{
+  return !*isa ? "GPUs" : strcmp(isa, "emu") == 0 ? "the emulator" : isa;
+}
+
+tml_status bank_check_isa(const char *path, const char *holds, const char *isa)
+{
+  if (!isa) isa = "";
+  if (strcmp(holds, isa) == 0) return TML_OK;
+  return tml_fail(TML_MISS, "%s holds kernels for %s: name another bank for %s", path,
+                  isa_text(holds), isa_text(isa));
+}

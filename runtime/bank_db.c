@@ -173,13 +173,19 @@ fail:
   return status == TML_MEMORY ? status : tml_wrap(TML_MISS, "%s", path);
 }
 
-static tml_status create_tables(sqlite3 *db, bank_shape shape)
+tml_status bank_db_isa(sqlite3 *db, char out[BANK_ISA_BYTES])
+{
+  return bank_db_value(db, "SELECT value FROM meta WHERE key = 'isa'", out, BANK_ISA_BYTES);
+}
+
+static tml_status create_tables(sqlite3 *db, bank_shape shape, const char *isa)
 {
   TRY(bank_db_exec(db, "BEGIN IMMEDIATE"));
   for (size_t i = 0; i < table_count(shape); i++) TRY(bank_db_exec(db, tables[i].sql));
   char sql[160];
-  snprintf(sql, sizeof sql, "INSERT INTO meta VALUES('schema', '%d'), ('tidemill', '%s')",
-           BANK_SCHEMA, TML_VERSION);
+  snprintf(sql, sizeof sql,
+           "INSERT INTO meta VALUES('schema', '%d'), ('tidemill', '%s'), ('isa', '%s')",
+           BANK_SCHEMA, TML_VERSION, isa);
   TRY(bank_db_exec(db, sql));
   return bank_db_exec(db, "COMMIT");
 }
@@ -197,7 +203,7 @@ static tml_status check_part(sqlite3 *db)
   return strcmp(text, "ok") == 0 ? TML_OK : tml_fail(TML_MISS, "it is corrupt: %s", text);
 }
 
-tml_status bank_db_open_write(sqlite3 **out, const char *path, bank_shape shape)
+tml_status bank_db_open_write(sqlite3 **out, const char *path, bank_shape shape, const char *isa)
 {
   sqlite3 *db = NULL;
   tml_status status = TML_OK;
@@ -215,7 +221,7 @@ tml_status bank_db_open_write(sqlite3 **out, const char *path, bank_shape shape)
   TRY_GOTO(harden(db), fail);
   TRY_GOTO(bank_db_value(db, "SELECT count(*) FROM sqlite_schema", objects, sizeof objects), fail);
   if (atoi(objects) == 0)
-    TRY_GOTO(create_tables(db, shape), fail);
+    TRY_GOTO(create_tables(db, shape, isa), fail);
   else
     TRY_GOTO(check_part(db), fail);
   TRY_GOTO(bank_db_exec(db, "PRAGMA journal_mode=DELETE; PRAGMA synchronous=NORMAL"), fail);

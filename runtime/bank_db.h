@@ -5,6 +5,7 @@
 #include <sqlite3.h>
 
 #include "bank.h"
+#include "bank_check.h"
 #include "status.h"
 
 #define BANK_SCHEMA 1
@@ -34,9 +35,11 @@ typedef enum bank_shape { BANK_WHOLE, BANK_PART } bank_shape;
 
 /* Read-only, immutable, hardened. `path` has been checked. */
 tml_status bank_db_open_read(sqlite3 **out, const char *path);
-/* For writing; created if absent, its tables too. MISS if it holds something else, or is
- * corrupt. */
-tml_status bank_db_open_write(sqlite3 **out, const char *path, bank_shape shape);
+/* For writing; created if absent, its tables too, for kernels of this isa ("": a GPU's own). MISS if it
+ * holds something else, or is corrupt. */
+tml_status bank_db_open_write(sqlite3 **out, const char *path, bank_shape shape, const char *isa);
+/* Whom its kernels are for: "" or the isa that it was created with. */
+tml_status bank_db_isa(sqlite3 *db, char out[BANK_ISA_BYTES]);
 void bank_db_close(sqlite3 *db);
 
 /* The status of an SQLite failure, and its text after `what`: MISS (damaged), MEMORY, else IO. */

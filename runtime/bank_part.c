@@ -89,6 +89,13 @@ static tml_status set_aside(tml_bank_writer *writer)
   return tml_fail(TML_IO, "a thousand files %s.aside.N: remove them", writer->part);
 }
 
+static tml_status check_part_isa(tml_bank_writer *writer)
+{
+  char isa[BANK_ISA_BYTES];
+  TRY(bank_db_isa(writer->db, isa));
+  return bank_check_isa(writer->part, isa, writer->isa);
+}
+
 tml_status part_ready(tml_bank_writer *writer)
 {
   struct stat info;
@@ -99,15 +106,17 @@ tml_status part_ready(tml_bank_writer *writer)
   }
   tml_status status = bank_check_file(writer->part, &info, &absent);
   if (status != TML_OK && !absent) return tml_wrap(TML_IO, "NAME.part must not be used");
-  status = bank_db_open_write(&writer->db, writer->part, BANK_PART);
+  status = bank_db_open_write(&writer->db, writer->part, BANK_PART, writer->isa);
   if (status == TML_MISS && !absent) {
     TRY(set_aside(writer));
-    status = bank_db_open_write(&writer->db, writer->part, BANK_PART);
+    status = bank_db_open_write(&writer->db, writer->part, BANK_PART, writer->isa);
   }
   if (status != TML_OK) return status == TML_MISS ? TML_IO : status;
-  if (lstat(writer->part, &writer->db_info) == 0) return TML_OK;
-  part_close(writer);
-  return tml_fail(TML_IO, "%s: %s", writer->part, strerror(errno));
+  if (lstat(writer->part, &writer->db_info) != 0)
+    status = tml_fail(TML_IO, "%s: %s", writer->part, strerror(errno));
+  if (status == TML_OK) status = check_part_isa(writer);
+  if (status != TML_OK) part_close(writer);
+  return status;
 }
 
 tml_status part_bank(tml_bank_writer *writer)
@@ -120,7 +129,11 @@ tml_status part_bank(tml_bank_writer *writer)
   writer->bank = NULL;
   if (absent) return TML_OK;
   if (status == TML_OK) status = tml_bank_open(&writer->bank, writer->path);
+  if (status == TML_OK) status = tml_bank_serves(writer->bank, writer->isa);
   writer->bank_info = info;
+  if (status == TML_OK) return TML_OK;
+  tml_bank_close(writer->bank);
+  writer->bank = NULL;
   return status;
 }
 

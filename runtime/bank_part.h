@@ -15,6 +15,7 @@
 struct tml_bank_writer {
   char path[BANK_PATH_BYTES]; /* resolved */
   char part[BANK_PATH_BYTES + 16], fresh[BANK_PATH_BYTES + 16], lock[BANK_PATH_BYTES + 16];
+  char isa[BANK_ISA_BYTES]; /* "": a GPU's own */
   int lock_fd, wait_ms;
   sqlite3 *db;         /* of the part; NULL until needed */
   struct stat db_info; /* of the file behind db */
@@ -27,9 +28,11 @@ struct tml_bank_writer {
 tml_status part_lock(tml_bank_writer *writer);
 void part_unlock(tml_bank_writer *writer);
 /* Under the lock: writer->db is the file that NAME.part names now, created if absent. A part that
- * is corrupt, or of another schema or version, is renamed to NAME.part.aside.N and noted. */
+ * is corrupt, or of another schema or version, is renamed to NAME.part.aside.N and noted. MISS if it is
+ * for another isa: it holds somebody's work. */
 tml_status part_ready(tml_bank_writer *writer);
-/* Under the lock: writer->bank is the file that NAME names now, NULL if there is none. */
+/* Under the lock: writer->bank is the file that NAME names now, NULL if there is none. MISS if it is for
+ * another isa. */
 tml_status part_bank(tml_bank_writer *writer);
 /* Under the lock: forgets all rows; the file goes unless it holds marks. */
 tml_status part_clear(tml_bank_writer *writer);

@@ -66,7 +66,7 @@ static tml_status merge_picks(merge *m, sqlite3 *from)
 static tml_status write_fresh(merge *m)
 {
   sqlite3 *bank = NULL;
-  TRY(bank_db_open_write(&m->to, m->writer->fresh, BANK_WHOLE));
+  TRY(bank_db_open_write(&m->to, m->writer->fresh, BANK_WHOLE, m->writer->isa));
   TRY(bank_db_exec(m->to, "PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF; BEGIN"));
   TRY(merge_variants(m, m->writer->db));
   TRY(merge_picks(m, m->writer->db));

@@ -23,7 +23,8 @@ static tml_status look(tml_bank_writer *writer)
   return part_ready(writer);
 }
 
-tml_status tml_bank_write_open(tml_bank_writer **out, const char *path, int wait_ms)
+tml_status tml_bank_write_open(tml_bank_writer **out, const char *path, const char *isa,
+                               int wait_ms)
 {
   tml_status status = TML_OK;
   *out = NULL;
@@ -31,6 +32,7 @@ tml_status tml_bank_write_open(tml_bank_writer **out, const char *path, int wait
   if (!writer) return tml_fail(TML_MEMORY, "out of memory for a bank writer");
   writer->lock_fd = -1;
   writer->wait_ms = wait_ms;
+  snprintf(writer->isa, sizeof writer->isa, "%s", isa ? isa : "");
   TRY_GOTO(bank_check_folder(path, writer->path), fail);
   snprintf(writer->part, sizeof writer->part, "%s.part", writer->path);
   snprintf(writer->fresh, sizeof writer->fresh, "%s.new", writer->path);

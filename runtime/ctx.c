@@ -38,7 +38,8 @@ static tml_status open_bank(tml_ctx *ctx)
     if (!ctx->bank_path) return tml_fail(TML_MEMORY, "out of memory for the bank's path");
     if (bank_check_file(resolved, &info, &absent) != TML_OK && absent) return TML_OK;
   }
-  return tml_bank_open(&ctx->bank, ctx->config.bank);
+  TRY(tml_bank_open(&ctx->bank, ctx->config.bank));
+  return tml_bank_serves(ctx->bank, ctx->api->isa);
 }
 
 /* Everything that needs no undoing but by tml_ctx_destroy, in the order of its needs. */

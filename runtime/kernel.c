@@ -77,7 +77,7 @@ static void keep_failed(tml_ctx *ctx)
 static tml_status write_row(tml_ctx *ctx, const tml_bank_row *row)
 {
   if (!ctx->writer) {
-    TRY(tml_bank_write_open(&ctx->writer, ctx->bank_path, KEEP_WAIT_MS));
+    TRY(tml_bank_write_open(&ctx->writer, ctx->bank_path, ctx->api->isa, KEEP_WAIT_MS));
     const char *note = tml_bank_write_note(ctx->writer);
     if (*note) tml_log(ctx, TML_LOG_WARN, "bank %s: %s", ctx->config.bank, note);
   }

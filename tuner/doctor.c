@@ -5,6 +5,7 @@
 
 #include "../runtime/api.h"
 #include "../runtime/bank.h"
+#include "../runtime/emu/emu.h"
 #include "../runtime/knobs.h"
 #include "../runtime/status.h"
 #include "cli.h"
@@ -111,7 +112,9 @@ static void see_libraries(table *t, const tml_api *api)
 }
 
 typedef struct tally {
+  int emulated; /* the bank is the emulator's */
   int rows, refused, bad, picks;
+  int foreign; /* rows of the other kind, from before banks said whose they are */
   char first_bad[200];
 } tally;
 
@@ -120,6 +123,7 @@ static int tally_row(void *user, const tml_bank_row *row, const char *bad)
   tally *n = user;
   n->rows++;
   n->refused += *row->refused != 0;
+  n->foreign += (strcmp(row->compiler, TML_EMU_COMPILER) == 0) != n->emulated;
   if (bad && n->bad++ == 0) snprintf(n->first_bad, sizeof n->first_bad, "%s: %s", row->name, bad);
   return 0;
 }
@@ -133,27 +137,46 @@ static int tally_pick(void *user, const tml_pick *pick, const char *bad)
   return 0;
 }
 
+static tml_status count_all(tml_bank *bank, tally *n)
+{
+  n->emulated = tml_bank_serves(bank, "emu") == TML_OK;
+  TRY(tml_bank_each(bank, tally_row, n));
+  TRY(tml_bank_each_pick(bank, tally_pick, n));
+  return n->bad ? TML_OK : tml_bank_verify(bank);
+}
+
+/* What is in a bank, as one line; 1 if it can be used here. */
+static int judge_bank(table *t, const char *path, tml_bank *bank)
+{
+  tally n = {0};
+  if (count_all(bank, &n) != TML_OK)
+    line(t, "bank", "damaged", "%s; delete it and build it again", tml_last_error());
+  else if (n.bad)
+    line(t, "bank", "damaged", "%d entries cannot be used; the first: %s; build or tune them again",
+         n.bad, n.first_bad);
+  else if (tml_bank_serves(bank, device_api()->isa) != TML_OK)
+    line(t, "bank", "other", "%s; it has %d variants, %d picks", tml_last_error(), n.rows, n.picks);
+  else if (n.foreign)
+    line(t, "bank", "mixed", "%d of %d variants hold code of the %s: build them again", n.foreign,
+         n.rows, n.emulated ? "GPU's compiler" : "emulator");
+  else {
+    line(t, "bank", "ok", "%s: %d variants (%d refused by the compiler), %d picks", path, n.rows,
+         n.refused, n.picks);
+    return 1;
+  }
+  return 0;
+}
+
 static int see_bank(table *t, const char *path)
 {
   tml_bank *bank = NULL;
-  tally n = {0};
   if (tml_bank_open(&bank, path) != TML_OK) {
     line(t, "bank", "refused", "%s", tml_last_error());
     return CLI_FAILED;
   }
-  tml_status status = tml_bank_verify(bank);
-  if (status == TML_OK) status = tml_bank_each(bank, tally_row, &n);
-  if (status == TML_OK) status = tml_bank_each_pick(bank, tally_pick, &n);
+  int usable = judge_bank(t, path, bank);
   tml_bank_close(bank);
-  if (status != TML_OK)
-    line(t, "bank", "damaged", "%s", tml_last_error());
-  else if (n.bad)
-    line(t, "bank", "damaged", "%d entries cannot be used; the first: %s; build or tune them again",
-         n.bad, n.first_bad);
-  else
-    line(t, "bank", "ok", "%s: %d variants (%d refused by the compiler), %d picks", path, n.rows,
-         n.refused, n.picks);
-  return status == TML_OK && !n.bad ? CLI_OK : CLI_FAILED;
+  return usable ? CLI_OK : CLI_FAILED;
 }
 
 static void see_knob(table *t, const char *name, const char *fallback, const char *help)

@@ -124,17 +124,27 @@ static tml_status add_ranking(table *t, tml_gen *gen, const char *arch, const tm
 
 typedef struct picks {
   table *rows;
+  const tml_machine *here; /* sms 0: no GPU here, so any GPU's picks count */
+  int emulated;            /* the bank is the emulator's: none counts */
   char key[TML_NAME_BYTES];
   int64_t m, serving; /* serving: the smallest bucket >= m */
   int pass;
 } picks;
+
+/* The machine as tml_bank_picks takes it, but for the link. */
+static int counts(const picks *p, const tml_pick *pick)
+{
+  const tml_machine *here = p->here, *there = &pick->machine;
+  if (p->emulated || here->sms == 0) return !p->emulated;
+  return strcmp(there->gpu, here->gpu) == 0 && there->sms == here->sms && there->cc == here->cc;
+}
 
 static int see_pick(void *user, const tml_pick *pick, const char *bad)
 {
   picks *p = user;
   if (bad || strcmp(pick->key, p->key) != 0) return 0;
   if (p->pass == 0) {
-    if (pick->bucket >= p->m && (p->serving < 0 || pick->bucket < p->serving))
+    if (counts(p, pick) && pick->bucket >= p->m && (p->serving < 0 || pick->bucket < p->serving))
       p->serving = pick->bucket;
     return 0;
   }
@@ -144,20 +154,22 @@ static int see_pick(void *user, const tml_pick *pick, const char *bad)
   table_text(p->rows, *pick->runner_up ? pick->runner_up : NULL);
   table_real(p->rows, pick->runner_up_us > 0 ? pick->runner_up_us : NAN);
   table_real(p->rows, pick->lt_us > 0 ? pick->lt_us : NAN);
-  table_flag(p->rows, pick->bucket == p->serving);
+  table_flag(p->rows, counts(p, pick) && pick->bucket == p->serving);
   table_text(p->rows, pick->machine.gpu);
   table_end_row(p->rows);
   return 0;
 }
 
-static tml_status add_picks(table *t, const char *path, const tml_problem *problem)
+static tml_status add_picks(table *t, const char *path, const tml_problem *problem,
+                            const tml_machine *here)
 {
-  picks p = {.rows = t, .m = problem->m, .serving = -1};
+  picks p = {.rows = t, .here = here, .m = problem->m, .serving = -1};
   tml_bank *bank = NULL;
   tml_status status = TML_OK;
   if (!path) return TML_OK;
   tml_pick_key(problem, p.key, sizeof p.key);
   TRY(tml_bank_open(&bank, path));
+  p.emulated = tml_bank_serves(bank, NULL) != TML_OK;
   for (p.pass = 0; p.pass < 2 && status == TML_OK; p.pass++)
     status = tml_bank_each_pick(bank, see_pick, &p);
   tml_bank_close(bank);
@@ -214,7 +226,7 @@ static int explain_problem(const explain_options *o, tml_gen *gen, const tml_pro
   if (status == TML_OK) status = add_reasons(reasons, &points, &legal);
   if (status == TML_OK)
     status = add_ranking(ranking, gen, arch, problem, &machine, o->top, &ranked);
-  if (status == TML_OK) status = add_picks(chosen, o->bank, problem);
+  if (status == TML_OK) status = add_picks(chosen, o->bank, problem, &machine);
   tml_problem_print(problem, text, sizeof text);
   if (status == TML_OK) {
     print_problem(text, arch, o, (int)points.count, legal, reasons, ranking, chosen);

@@ -207,7 +207,7 @@ tml_status forge_run(const forge_list *list, const char *path, const char *sourc
   memset(out, 0, sizeof *out);
   out->total = (int)list->count;
   TRY(name_compiler(&f));
-  TRY(tml_bank_write_open(&f.writer, path, TML_BANK_WAIT_MS));
+  TRY(tml_bank_write_open(&f.writer, path, f.api->isa, TML_BANK_WAIT_MS));
   pthread_mutex_init(&f.lock, NULL);
   progress_begin(&f.bar, silent);
   if (threads < 1) threads = (int)sysconf(_SC_NPROCESSORS_ONLN);

@@ -169,7 +169,7 @@ static int finish(tuner *t)
 static tml_status open_writer(tuner *t, const ranks_env *env)
 {
   if (env->meet.rank != 0) return TML_OK;
-  TRY(tml_bank_write_open(&t->writer, t->o->rig.bank, TML_BANK_WAIT_MS));
+  TRY(tml_bank_write_open(&t->writer, t->o->rig.bank, device_api()->isa, TML_BANK_WAIT_MS));
   t->published = seconds_now();
   return tml_bank_publish(t->writer);
 }

@@ -180,7 +180,7 @@ static nvrtcResult end(nvrtcResult result) { return (nvrtcResult)drv_end_other((
 static nvrtcResult drv_nvrtcVersion(int *major, int *minor)
 {
   if (drv_begin_other("nvrtcVersion")) return end(NVRTC_ERROR_INTERNAL_ERROR);
-  *major = 0; /* the emulator's own: no NVRTC has it */
+  *major = 0; /* as TML_EMU_COMPILER */
   *minor = 1;
   return end(NVRTC_SUCCESS);
 }

@@ -35,6 +35,8 @@ typedef struct tml_emu_config {
 tml_status tml_emu_open(const tml_emu_config *config);
 /* Frees the machine. */
 void tml_emu_close(void);
+/* Its compiler, as the rows of a bank name it; no NVRTC has this version. */
+#define TML_EMU_COMPILER "nvrtc 0.1"
 /* The table, with isa "emu"; opens a machine with the defaults if there is none. Never NULL. */
 const tml_api *tml_emu_api(void);
 /* The executing half, for its reports and counts; NULL if no machine is open. Only while no call is under way. */

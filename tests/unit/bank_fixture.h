@@ -78,7 +78,7 @@ static inline tml_status write_rows(int from, int to)
 {
   tml_bank_writer *writer;
   tml_status status;
-  TRY(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS));
+  TRY(tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS));
   for (int i = from; i < to; i++) {
     tml_bank_row row = row_of(i);
     TRY_GOTO(tml_bank_write_row(writer, &row), done);

@@ -117,7 +117,7 @@ static void picks_by_machine(void **state)
 {
   (void)state;
   tml_bank_writer *writer;
-  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_OK);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS), TML_OK);
   const tml_pick rows[] = {pick_of(256, 13000, "nvlink", 1), pick_of(256, 12080, "nvlink", 9),
                            pick_of(1, 12080, "nvlink", 1),   pick_of(1, 12060, "nvlink", 2),
                            pick_of(64, 13000, "pcie", 1),    pick_of(512, 13000, "none", 1)};
@@ -179,7 +179,7 @@ static char *damage_source(size_t *bytes)
   assert_int_equal(write_rows(0, ROWS), TML_OK);
   tml_bank_writer *writer;
   tml_pick pick = pick_of(1, 13000, "nvlink", 1);
-  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_OK);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS), TML_OK);
   assert_int_equal(tml_bank_write_pick(writer, &pick), TML_OK);
   assert_int_equal(tml_bank_publish(writer), TML_OK);
   tml_bank_write_close(writer);

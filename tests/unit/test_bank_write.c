@@ -14,7 +14,7 @@
 static tml_bank_writer *open_writer(void)
 {
   tml_bank_writer *writer;
-  if (tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS) != TML_OK)
+  if (tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS) != TML_OK)
     fail_msg("%s", tml_last_error());
   return writer;
 }
@@ -154,7 +154,7 @@ static pid_t spawn(int first, int step, int count, int publish_every)
   pid_t pid = fork();
   if (pid != 0) return pid;
   tml_bank_writer *writer;
-  if (tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS) != TML_OK) _exit(2);
+  if (tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS) != TML_OK) _exit(2);
   for (int i = first, wrote = 1; i < count; i += step, wrote++) {
     tml_bank_row row = row_of(i);
     if (tml_bank_write_row(writer, &row) != TML_OK) _exit(3);
@@ -296,13 +296,53 @@ static void unusable_banks_are_kept(void **state)
   char text[4096] = "not a bank";
   tml_bank_writer *writer;
   assert_int_equal(write_whole(bank_path, text, sizeof text), 0);
-  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_MISS);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS), TML_MISS);
   assert_null(writer);
   size_t bytes;
   char *kept = read_whole(bank_path, &bytes);
   assert_int_equal(bytes, sizeof text);
   assert_memory_equal(kept, text, bytes);
   free(kept);
+}
+
+static tml_status open_for(const char *isa)
+{
+  tml_bank_writer *writer;
+  tml_status status = tml_bank_write_open(&writer, bank_path, isa, TML_BANK_WAIT_MS);
+  tml_bank_write_close(writer);
+  return status;
+}
+
+/* Names are the same for a GPU and the emulator, the code is not: one would replace the other's. */
+static void a_bank_is_for_gpus_or_the_emulator(void **state)
+{
+  (void)state;
+  tml_bank *bank;
+  put_row(open_writer(), 0); /* killed: in the part alone */
+  assert_int_equal(open_for("emu"), TML_MISS);
+  assert_non_null(strstr(tml_last_error(), "holds kernels for GPUs"));
+  assert_int_equal(write_rows(1, 2), TML_OK);
+  assert_int_equal(open_for("emu"), TML_MISS);
+  assert_non_null(strstr(tml_last_error(), "holds kernels for GPUs"));
+  assert_int_equal(published(2), 2);
+  assert_int_equal(tml_bank_open(&bank, bank_path), TML_OK);
+  assert_int_equal(tml_bank_serves(bank, NULL), TML_OK);
+  assert_int_equal(tml_bank_serves(bank, "emu"), TML_MISS);
+  tml_bank_close(bank);
+
+  assert_int_equal(unlink(bank_path), 0);
+  tml_bank_writer *writer;
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, "emu", TML_BANK_WAIT_MS), TML_OK);
+  put_row(writer, 0);
+  assert_int_equal(tml_bank_publish(writer), TML_OK);
+  tml_bank_write_close(writer);
+  assert_int_equal(open_for("emu"), TML_OK);
+  assert_int_equal(open_for(NULL), TML_MISS);
+  assert_non_null(strstr(tml_last_error(), "holds kernels for the emulator"));
+  assert_int_equal(tml_bank_open(&bank, bank_path), TML_OK);
+  assert_int_equal(tml_bank_serves(bank, "emu"), TML_OK);
+  assert_int_equal(tml_bank_serves(bank, NULL), TML_MISS);
+  tml_bank_close(bank);
 }
 
 /* As an ordinary user: root may write everywhere. */
@@ -314,7 +354,7 @@ static void read_only_folders(void **state)
   if (pid == 0) {
     tml_bank_writer *writer;
     if (geteuid() == 0 && setuid(65534) != 0) _exit(7);
-    tml_status status = tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS);
+    tml_status status = tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS);
     _exit(status == TML_IO && !writer && strstr(tml_last_error(), "cannot write beside the bank")
               ? 0
               : 1);
@@ -325,7 +365,7 @@ static void read_only_folders(void **state)
   assert_int_equal(status, 0);
   assert_int_equal(chmod(bank_folder, 0777), 0); /* others could exchange the bank */
   tml_bank_writer *writer;
-  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_MISS);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS), TML_MISS);
   tml_bank_write_close(NULL);
 }
 
@@ -343,6 +383,7 @@ int main(void)
       cmocka_unit_test_setup(damaged_parts_are_set_aside, clean),
       cmocka_unit_test_setup(damaged_rows_are_left_out, clean),
       cmocka_unit_test_setup(unusable_banks_are_kept, clean),
+      cmocka_unit_test_setup(a_bank_is_for_gpus_or_the_emulator, clean),
       cmocka_unit_test_setup(read_only_folders, clean),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -350,7 +350,7 @@ static void bad_rows(void **state)
   foreign.cubin = (unsigned char[64]){"foreign"};
   tml_ctx_destroy(ctx);
   tml_bank_writer *writer;
-  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_OK);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS), TML_OK);
   assert_int_equal(tml_bank_write_row(writer, &refused), TML_OK);
   assert_int_equal(tml_bank_write_row(writer, &foreign), TML_OK);
   assert_int_equal(tml_bank_publish(writer), TML_OK);

@@ -172,7 +172,7 @@ static void write_picks(int driver)
 {
   tml_bank_writer *writer;
   tml_problem problem = rig_problem("gemm:bf16:nt:w1:1x64x64");
-  assert_int_equal(tml_bank_write_open(&writer, bank_path, TML_BANK_WAIT_MS), TML_OK);
+  assert_int_equal(tml_bank_write_open(&writer, bank_path, NULL, TML_BANK_WAIT_MS), TML_OK);
   for (int i = 0; i < 2; i++) {
     tml_pick pick = {.bucket = i ? 256 : 64,
                      .us = 10,
