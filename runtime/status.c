@@ -9,6 +9,8 @@
 
 static _Thread_local char last_error[ERROR_BYTES];
 
+const char *tml_version(void) { return TML_VERSION; }
+
 /* Formats first, so that an argument may be the old detail itself. */
 static tml_status set_error(tml_status status, const char *format, va_list args, const char *tail)
 {

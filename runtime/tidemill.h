@@ -65,6 +65,8 @@ typedef struct ncclComm *ncclComm_t;
 typedef enum tml_status { TML_STATUS_MAP(TML_X) TML_STATUS_FORCE32 = 0x7fffffff } tml_status;
 #undef TML_X
 
+/* TML_VERSION of the library that runs; the caller's own is that of the header it was built with. */
+TML_API const char *tml_version(void);
 /* The fixed text of a status; never NULL. */
 TML_API const char *tml_status_text(tml_status status);
 /* The newest detail of this thread; "" if none. Valid until the thread's next call. */
