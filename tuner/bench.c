@@ -212,7 +212,7 @@ int cmd_bench(int argc, char **argv)
        "write machine, means and rows as JSON; - is the standard output"},
       {"--out", "-o", CLI_TEXT, &o.out, "NAME", "write NAME.json and NAME.md"},
       {"--commit", NULL, CLI_TEXT, &o.commit, "TEXT",
-       "the commit to name; default: asked from git"},
+       "the commit to name; default: what this program was built from"},
       {"--force", NULL, CLI_TEXT, &o.rig.force, "NAME", "time this variant instead of the pick"},
       {"--symmetric", NULL, CLI_FLAG, &o.symmetric, NULL,
        "C of gemm_ar is symmetric memory, and the calls say so"},

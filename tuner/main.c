@@ -5,6 +5,7 @@
 #include "../runtime/tidemill.h"
 #include "cli.h"
 #include "commands.h"
+#include "commit.h"
 #include "output.h"
 #include "ranks.h"
 
@@ -67,7 +68,7 @@ static int run(int argc, char **argv)
     return run_help(argc - 2, argv + 2);
   if (strcmp(argv[1], "--version") != 0) return run_command(argv[1], argc - 1, argv + 1);
   if (argc > 2) return one_word_too_many(argv[2]);
-  printf("tidemill %s\n", TML_VERSION);
+  printf("tidemill %s, commit %s\n", TML_VERSION, commit_text());
   return CLI_OK;
 }
 

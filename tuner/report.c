@@ -7,6 +7,7 @@
 
 #include "../runtime/problem.h"
 #include "bench.h"
+#include "commit.h"
 #include "ranks.h"
 
 static const table_column columns[BENCH_COLUMNS] = {
@@ -93,21 +94,6 @@ static void today(char *out, size_t bytes)
   strftime(out, bytes, "%Y-%m-%d", &parts);
 }
 
-/* The commit of the working folder, where there is git and a repository. */
-static void find_commit(const char *given, char *out, size_t bytes)
-{
-  snprintf(out, bytes, "%s", given ? given : "unknown");
-  if (given) return;
-  FILE *git = popen("git rev-parse --short HEAD 2>/dev/null", "r");
-  char line[64];
-  if (!git) return;
-  if (fgets(line, sizeof line, git)) {
-    line[strcspn(line, "\n")] = 0;
-    if (*line) snprintf(out, bytes, "%s", line);
-  }
-  pclose(git);
-}
-
 static cJSON *json_head(const bench_facts *f, const char *which, const char *commit,
                         const char *date)
 {
@@ -169,15 +155,15 @@ static int write_markdown(const char *path, const table *t, const table *means,
 int bench_write(const char *json, const char *markdown, const table *t, const table *means,
                 const bench_facts *facts, const char *which, const char *commit)
 {
-  char found[64], date[32];
+  char date[32];
   int code = CLI_OK;
-  find_commit(commit, found, sizeof found);
+  if (!commit) commit = commit_text();
   today(date, sizeof date);
   if (json) {
-    cJSON *head = json_head(facts, which, found, date);
+    cJSON *head = json_head(facts, which, commit, date);
     cJSON_AddItemToObject(head, "means", table_to_json(means));
     code = table_write_json(t, json, head, "rows");
   }
-  if (markdown && !code) code = write_markdown(markdown, t, means, facts, found, date);
+  if (markdown && !code) code = write_markdown(markdown, t, means, facts, commit, date);
   return code;
 }
