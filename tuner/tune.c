@@ -223,14 +223,24 @@ static tml_status add_variants(forge_list *list, tml_gen *gen, const candidates 
   return TML_OK;
 }
 
+/* The bank whose picks need no candidates, or NULL. That it cannot be used is told by who writes it. */
+static tml_bank *open_picks(const tune_options *o)
+{
+  tml_bank *bank = NULL;
+  if (!o->again && tml_bank_open(&bank, o->rig.bank) != TML_OK) tml_clear_error();
+  return bank;
+}
+
 /* starts[i]: where the additions of problem i begin. */
 static tml_status add_candidates(forge_list *list, tml_gen *gen, const char *arch,
                                  const tune_options *o, const tml_machine *machine, size_t *starts)
 {
+  tml_bank *picks = open_picks(o);
   candidates *c = malloc(sizeof *c);
   tml_status status = c ? TML_OK : tml_fail(TML_MEMORY, "out of memory for candidates");
   for (size_t i = 0; i < o->list.count && status == TML_OK; i++) {
     starts[i] = list->count;
+    if (tune_has_pick(picks, machine, &o->list.at[i])) continue;
     status = agree_choose(gen, arch, &o->list.at[i], machine, o->all ? AGREE_MAX : o->top, NULL, c);
     if (status == TML_OK)
       status = add_variants(list, gen, c);
@@ -238,6 +248,7 @@ static tml_status add_candidates(forge_list *list, tml_gen *gen, const char *arc
       status = TML_OK; /* told when its turn comes */
   }
   free(c);
+  tml_bank_close(picks);
   return status;
 }
 

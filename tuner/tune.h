@@ -34,6 +34,8 @@ typedef struct tune_result {
 /* Pure. us: INFINITY for what gave no time. */
 tune_model tune_judge(const candidate *list, const double *us, int count);
 
+/* Is there a pick of this bucket and machine already? bank: NULL has none. */
+int tune_has_pick(tml_bank *bank, const tml_machine *machine, const tml_problem *problem);
 /* Collective. Measures the candidates of a problem and, on rank 0, writes the pick into the writer's
  * part. writer: rank 0's, else NULL. A device fault bans the candidate that met it and starts the
  * problem over on a new comm. dump: NULL, or a table of tune_dump_columns that gets each candidate. */

@@ -249,21 +249,19 @@ static tml_status write_pick(contest *c, const tune_result *result)
   return tml_bank_write_pick(c->writer, &pick);
 }
 
-/* Rank 0: is there a pick of this bucket and machine already? */
-static int has_pick(contest *c)
+int tune_has_pick(tml_bank *bank, const tml_machine *machine, const tml_problem *problem)
 {
   enum { MOST = 64 };
-  tml_pick *picks = c->r->ctx->bank ? malloc(MOST * sizeof *picks) : NULL;
+  tml_pick *picks = bank ? malloc(MOST * sizeof *picks) : NULL;
   char key[TML_NAME_BYTES];
   size_t count = 0;
   int other_driver = 0, found = 0;
   if (!picks) return 0;
-  tml_pick_key(c->problem, key, sizeof key);
-  if (tml_bank_picks(c->r->ctx->bank, key, &c->r->ctx->machine, picks, MOST, &count,
-                     &other_driver) == TML_OK &&
+  tml_pick_key(problem, key, sizeof key);
+  if (tml_bank_picks(bank, key, machine, picks, MOST, &count, &other_driver) == TML_OK &&
       !other_driver)
     for (size_t i = 0; i < count && i < MOST; i++)
-      found |= picks[i].bucket == tml_pick_bucket(c->problem->m);
+      found |= picks[i].bucket == tml_pick_bucket(problem->m);
   tml_clear_error();
   free(picks);
   return found;
@@ -291,7 +289,7 @@ static tml_status choose(contest *c, const tune_options *o)
   TRY(agree_choose(c->r->gen, ctx->arch, c->problem, &ctx->machine, o->all ? AGREE_MAX : o->top,
                    bank_alone ? ctx : NULL, &c->list));
   if (ctx->config.strict) TRY(drop_libraries(c));
-  c->list.skip = !o->again && has_pick(c);
+  c->list.skip = !o->again && tune_has_pick(ctx->bank, &ctx->machine, c->problem);
   if (tml_bank_read_mark(c->writer, c->mark_key, killer, sizeof killer) != TML_OK)
     tml_clear_error();
   if (!*killer) return TML_OK;

@@ -31,6 +31,11 @@ has '"compile_seconds"' "$dir/tune.json"
 
 grep -q '1 problems' "$dir/out" && fail "one problem is not several"
 
+# What has a pick is told before anything is compiled for it.
+emulate tune --top 8 $problem || fail "tune of what is tuned failed"
+has '0 problems tuned, 2 had a pick' "$dir/out"
+grep -q 'candidates compiled' "$dir/out" && fail "candidates of a problem with a pick are compiled"
+
 # What the bank has is all of the space that is measured, and nothing is compiled.
 emulate tune --all --no-jit --again $problem || fail "tune --all failed"
 has 'within the model.s top 8 for 2 of 2 problems (100 %)' "$dir/out"
