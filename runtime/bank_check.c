@@ -90,12 +90,26 @@ tml_status bank_check_folder(const char *path, char resolved[BANK_PATH_BYTES])
   return TML_OK;
 }
 
+static tml_status tell_absent(const char *path)
+{
+  char part[BANK_PATH_BYTES + 16];
+  struct stat info;
+  snprintf(part, sizeof part, "%s.part", path);
+  if (lstat(part, &info) == 0) {
+    return tml_fail(TML_MISS,
+                    "%s: no such bank yet, but %s, of a build or tune that was stopped: run the "
+                    "same command again to go on",
+                    path, part);
+  }
+  return tml_fail(TML_MISS, "%s: no such bank; make one with `tidemill build -o FILE`", path);
+}
+
 tml_status bank_check_file(const char *path, struct stat *info, int *absent)
 {
   *absent = 0;
   if (lstat(path, info) != 0) {
     *absent = errno == ENOENT;
-    return tml_fail(TML_MISS, "%s: %s", path, *absent ? "no such bank" : strerror(errno));
+    return *absent ? tell_absent(path) : tml_fail(TML_MISS, "%s: %s", path, strerror(errno));
   }
   if (S_ISLNK(info->st_mode))
     return tml_fail(TML_MISS, "%s is a symbolic link; name the file itself", path);

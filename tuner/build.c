@@ -6,7 +6,9 @@
 #include "../runtime/status.h"
 #include "cli.h"
 #include "commands.h"
+#include "device.h"
 #include "forge.h"
+#include "stop.h"
 
 typedef struct build_options {
   const char *arch, *out, *source, *glob;
@@ -132,6 +134,8 @@ int cmd_build(int argc, char **argv)
   if (o.threads > 256) return cli_usage("build", "--jobs runs from 1 to 256");
   code = check_worlds(&o.worlds);
   if (code) return code;
+  stop_catch();
+  stop_keeps(o.out, device_api()->isa);
   tml_status status = tml_gen_open(&gen, o.source, tml_api_open()->isa);
   if (status == TML_OK) status = choose(&list, gen, &o);
   tml_gen_close(gen);

@@ -5,6 +5,7 @@
 #include "../runtime/emu/emu.h"
 #include "cli.h"
 #include "progress.h"
+#include "stop.h"
 
 #define MOST_NOTES 5
 
@@ -19,6 +20,7 @@ int device_choose(const char *command, const char *name, int world, int seed)
   tml_status status = tml_emu_open(&config);
   if (status != TML_OK) return cli_fail_status((int)status, command);
   emulated = 1;
+  stop_catch(); /* its compiler's folders must not stay */
   chosen_s = seconds_now();
   return CLI_OK;
 }

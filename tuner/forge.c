@@ -11,6 +11,7 @@
 #include "cli.h"
 #include "device.h"
 #include "progress.h"
+#include "stop.h"
 
 typedef struct forge {
   const forge_list *list;
@@ -89,6 +90,7 @@ static void count_failure(forge *f, const char *name)
 
 static void keep_row(forge *f, const tml_bank_row *row)
 {
+  stop_yield();
   tml_status status = tml_bank_write_row(f->writer, row);
   if (status != TML_OK && f->status == TML_OK) {
     f->status = status;
@@ -126,6 +128,7 @@ static tml_status compile_one(forge *f, tml_gen *gen, size_t at)
   pthread_mutex_lock(&f->lock);
   int there = tml_bank_write_has(f->writer, name, row.hash, f->compiler);
   if (there) f->out->reused++;
+  if (there) f->bar.free++;
   pthread_mutex_unlock(&f->lock);
   tml_status status = there ? TML_OK : tml_gen_expand(gen, name, 1, &text, &bytes);
   if (status == TML_OK && !there) status = tml_rtc_compile(f->api, name, text, arch, &build);
@@ -172,7 +175,7 @@ static void *worker(void *user)
     tml_status status = opened == TML_OK ? compile_one(f, gen, at) : opened;
     pthread_mutex_lock(&f->lock);
     if (status != TML_OK) count_failure(f, f->list->names[at]);
-    f->done++;
+    stop_progress(++f->done, (int)f->list->count, "variants");
     progress_step(&f->bar, f->done, (int)f->list->count, "%s", f->list->names[at]);
     pthread_mutex_unlock(&f->lock);
   }

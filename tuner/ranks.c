@@ -17,6 +17,7 @@
 #include "device.h"
 #include "output.h"
 #include "progress.h"
+#include "stop.h"
 
 #define GRACE_S 5.0 /* beyond the time-out, before stragglers are killed */
 
@@ -112,6 +113,7 @@ int ranks_apart(int (*fn)(void *user), void *user)
   if (child < 0) return cli_fail("cannot start a process: %s", strerror(errno));
   while (waitpid(child, &status, 0) < 0)
     if (errno != EINTR) return cli_fail("lost the process that prepares: %s", strerror(errno));
+  stop_yield();
   if (WIFEXITED(status)) return WEXITSTATUS(status);
   return cli_fail("the process that prepares was killed by signal %d (%s)", WTERMSIG(status),
                   strsignal(WTERMSIG(status)));
@@ -212,6 +214,7 @@ static int reap(pid_t *pids, int world, int doomed, double timeout_s)
   while (living) {
     int status;
     pid_t pid = waitpid(-1, &status, dead ? WNOHANG : 0);
+    stop_yield();
     if (pid < 0 && errno != EINTR) break;
     if (pid <= 0) {
       if (pid == 0 && seconds_now() > deadline) {

@@ -14,6 +14,7 @@
 #include "progress.h"
 #include "space.h"
 #include "stats.h"
+#include "stop.h"
 
 #define PUBLISH_S 20 /* picks wait at most so long beside the bank: publishing copies all of it */
 
@@ -106,6 +107,7 @@ static tml_status tune_all(tuner *t)
       TRY(rig_reload(&t->r, &t->o->rig));
       reloaded = 1;
     }
+    if (t->r.rank == 0) stop_progress((int)i, (int)list->count, "problems");
     progress_step(&t->bar, (int)i, (int)list->count, "%s", text);
     double began = seconds_now();
     tml_status status = tune_problem(&t->r, t->writer, t->o, p, t->dump, &result);
@@ -325,6 +327,7 @@ static int prepare_and_start(tune_options *o, const ranks_options *how,
 {
   ranks_env env;
   int launched = ranks_launched(&env, how->timeout_s);
+  if (launched == 0 || env.meet.rank == 0) stop_keeps(o->rig.bank, device_api()->isa);
   if (launched == 0 && world <= machine->devices && !o->rig.no_jit) {
     int code = ranks_apart(prepare_bank, &(preparation){o, machine, world});
     if (code) return code;
@@ -339,6 +342,7 @@ static int run(tune_options *o)
   ranks_options how = {.world = o->rig.world, .timeout_s = o->rig.timeout_s};
   how.absent = how.doomed = -1;
   ranks_machine machine;
+  stop_catch();
   ranks_probe(&machine);
   int world = ranks_world(&how, &machine);
   if (machine.devices == 0) return cli_fail("no GPU to run on: %s", machine.why);

@@ -9,6 +9,7 @@
 #include "device.h"
 #include "measure.h"
 #include "progress.h"
+#include "stop.h"
 #include "tune.h"
 
 /* Multiply-adds that the reference kernel may spend: enough for some rows of each tile. */
@@ -49,6 +50,7 @@ static int fatal(tml_status status) { return status == TML_FAULT || status == TM
 static tml_status mark(contest *c, const char *text)
 {
   if (c->r->rank != 0) return TML_OK;
+  stop_yield();
   return tml_bank_write_mark(c->writer, c->mark_key, text);
 }
 
@@ -246,6 +248,7 @@ static tml_status write_pick(contest *c, const tune_result *result)
   pick.runner_up_us = finite_or_zero(result->second_us);
   pick.lt_us = finite_or_zero(result->lt_us);
   pick.when = (int64_t)time(NULL);
+  stop_yield();
   return tml_bank_write_pick(c->writer, &pick);
 }
 

@@ -53,11 +53,16 @@ void drv_program_free(drv_object *object)
 
 /* ---- The compiler ------------------------------------------------------------------------------- */
 
-/* Everything of one compilation: a private folder with the text, the messages and the object. */
+/* Everything of one compilation, as long as it is under way: a private folder with the text, the messages
+ * and the object. */
 typedef struct job {
+  struct job *next;
   const char *cc;
   char folder[512], source[544], object[544], log[544];
 } job;
+
+static job *jobs;
+static pthread_mutex_t jobs_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static unsigned char *read_file(const char *path, size_t most, size_t *bytes)
 {
@@ -88,7 +93,7 @@ static int write_file(const char *path, const char *text)
   return fclose(file) == 0 && written;
 }
 
-static int open_job(job *j, const char *text)
+static int make_folder(job *j)
 {
   const char *tmp = getenv("TMPDIR");
   snprintf(j->folder, sizeof j->folder, "%.400s/tidemill-XXXXXX", tmp && *tmp ? tmp : "/tmp");
@@ -96,17 +101,44 @@ static int open_job(job *j, const char *text)
   snprintf(j->source, sizeof j->source, "%s/kernel.c", j->folder);
   snprintf(j->object, sizeof j->object, "%s/kernel.so", j->folder);
   snprintf(j->log, sizeof j->log, "%s/log", j->folder);
-  return write_file(j->source, text);
+  j->next = jobs;
+  jobs = j;
+  return 1;
 }
 
-static void close_job(const job *j)
+static int open_job(job *j, const char *text)
 {
-  if (*j->source) {
-    unlink(j->source);
-    unlink(j->object);
-    unlink(j->log);
-  }
+  pthread_mutex_lock(&jobs_lock);
+  int made = make_folder(j);
+  pthread_mutex_unlock(&jobs_lock);
+  return made && write_file(j->source, text);
+}
+
+static void remove_folder(const job *j)
+{
+  unlink(j->source);
+  unlink(j->object);
+  unlink(j->log);
   rmdir(j->folder);
+}
+
+static void close_job(job *j)
+{
+  job **link = &jobs;
+  pthread_mutex_lock(&jobs_lock);
+  while (*link && *link != j) link = &(*link)->next;
+  if (*link) {
+    *link = j->next;
+    remove_folder(j);
+  }
+  pthread_mutex_unlock(&jobs_lock);
+}
+
+/* The lock stays taken: nobody begins or ends a compilation any more. */
+void tml_emu_tidy(void)
+{
+  pthread_mutex_lock(&jobs_lock);
+  for (const job *j = jobs; j; j = j->next) remove_folder(j);
 }
 
 /* 0, or an error number; *status as waitpid gives it. */
@@ -156,7 +188,7 @@ static unsigned char *compile(const char *cc, const char *text, size_t *bytes, c
   if (!open_job(&j, text)) {
     *log =
         message("error: no private folder for the compiler: %s%s; set TMPDIR", strerror(errno), "");
-    if (*j.source) close_job(&j);
+    close_job(&j);
     return NULL;
   }
   int error = run_compiler(&j, &status);

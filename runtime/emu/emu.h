@@ -50,6 +50,9 @@ int tml_emu_run_ranks(int world, tml_emu_rank_fn fn, void *user);
  * n-th call of each rank makes the n-th world. NULL if the ranks do not all come. */
 ncclComm_t tml_emu_world(int world, int rank);
 
+/* For a process that ends in the middle of anything: removes the folders of compilations under way. */
+void tml_emu_tidy(void);
+
 /* ---- Findings ----------------------------------------------------------------------------------- */
 
 /* What is still alive: one line each to `out` (may be NULL); how many. */

@@ -24,10 +24,37 @@ done
 kill -9 $pid 2>/dev/null
 wait $pid 2>/dev/null
 [ -e "$dir/killed.bank" ] && { echo "the build was over before it was killed"; exit 1; }
+for command in list doctor; do
+  "$tidemill" $command --bank "$dir/killed.bank" 2>&1 | grep -q 'killed.bank.part.*command again' ||
+    { echo "$command does not tell of the part beside"; exit 1; }
+done
 build -o "$dir/killed.bank" >"$dir/second" 2>&1 || { cat "$dir/second"; exit 1; }
 reused=$(sed -n 's/.* \([0-9]*\) reused.*/\1/p' "$dir/second")
 all=$(rows "$dir/killed.bank")
 [ "${reused:-0}" -gt 0 ] || { echo "nothing was reused after the kill:"; cat "$dir/second"; exit 1; }
+
+# Stopped by a signal: what was made is in the bank, and nothing beside it.
+for signal in INT TERM; do
+  # shellcheck disable=SC2086
+  env --default-signal=INT "$tidemill" build $options --jobs 2 -o "$dir/stopped.bank" >"$dir/out" 2>&1 &
+  pid=$!
+  sleep 4
+  kill -$signal $pid
+  wait $pid
+  code=$?
+  wanted=130
+  [ $signal = TERM ] && wanted=143
+  if [ $code != $wanted ] || ! grep -q 'stopped at [0-9]*/[0-9]* variants; run the same' "$dir/out"; then
+    echo "after SIG$signal, exit $code:"
+    cat "$dir/out"
+    exit 1
+  fi
+  [ $signal = TERM ] || grep -q ', .* left ' "$dir/out" || { echo "no time that is left"; exit 1; }
+  [ -e "$dir/stopped.bank.part" ] && { echo "SIG$signal leaves a part"; exit 1; }
+  stopped=$(rows "$dir/stopped.bank")
+  [ "$stopped" -gt "${before:-0}" ] || { echo "SIG$signal: nothing was kept"; exit 1; }
+  before=$stopped
+done
 
 if names "$dir/killed.bank" | grep '\.fp16\.'; then
   echo "a build of bf16 made kernels of fp16"
