@@ -48,6 +48,29 @@ static tml_status fill_real(double *field, const char *name)
   return TML_OK;
 }
 
+static tml_status check_timeout(double us)
+{
+  if (isfinite(us) && us >= 0) return TML_OK;
+  return tml_fail(TML_ARGUMENT,
+                  "timeout_us (TIDEMILL_TIMEOUT_US) must be a positive number, not %g", us);
+}
+
+tml_status config_judge(const char *name)
+{
+  int flag = 0;
+  double real = 0;
+#define TEXT(field, knob, shown, help)
+#define FLAG(field, knob, shown, help) \
+  if (strcmp(name, knob) == 0) return fill_flag(&flag, knob);
+#define REAL(field, knob, shown, help) \
+  if (strcmp(name, knob) == 0) TRY(fill_real(&real, knob));
+  TML_KNOB_MAP(TEXT, FLAG, REAL)
+#undef TEXT
+#undef FLAG
+#undef REAL
+  return check_timeout(real);
+}
+
 /* Each owned string must be ours or NULL before anything can fail: config_free frees them all. */
 static tml_status fill_texts(tml_config *out)
 {
@@ -83,10 +106,7 @@ tml_status config_fill(tml_config *out, const tml_config *given)
 #undef TEXT
 #undef FLAG
 #undef REAL
-  if (!isfinite(out->timeout_us) || out->timeout_us < 0) {
-    return tml_fail(TML_ARGUMENT, "config.timeout_us = %g must be a positive number",
-                    out->timeout_us);
-  }
+  TRY(check_timeout(out->timeout_us));
   if (out->timeout_us == 0) out->timeout_us = DEFAULT_TIMEOUT_US;
   out->timeout_us = fmin(fmax(out->timeout_us, LEAST_TIMEOUT_US), MOST_TIMEOUT_US);
   return TML_OK;

@@ -6,6 +6,9 @@
 
 /* ARGUMENT names the field or variable that is wrong; MEMORY. */
 tml_status config_fill(tml_config *out, const tml_config *given);
+/* Can this variable's value be read, where the config leaves it to the environment? ARGUMENT if not. Texts
+ * are judged by who uses them. */
+tml_status config_judge(const char *name);
 void config_free(tml_config *config);
 
 #endif

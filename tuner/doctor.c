@@ -5,6 +5,7 @@
 
 #include "../runtime/api.h"
 #include "../runtime/bank.h"
+#include "../runtime/config.h"
 #include "../runtime/emu/emu.h"
 #include "../runtime/knobs.h"
 #include "../runtime/status.h"
@@ -179,17 +180,41 @@ static int see_bank(table *t, const char *path)
   return usable ? CLI_OK : CLI_FAILED;
 }
 
-static void see_knob(table *t, const char *name, const char *fallback, const char *help)
+/* Texts mean what their users make of them: the generator its source, and the forced name. */
+static tml_status judge_text(const char *name, const char *value)
 {
-  const char *value = getenv(name);
-  line(t, name, value ? "set" : "default", "%s (%s)", value ? value : fallback, help);
+  tml_gen *gen = NULL;
+  tml_variant variant;
+  int source = strcmp(name, "TIDEMILL_SOURCE") == 0;
+  if (!source && strcmp(name, "TIDEMILL_FORCE") != 0) return TML_OK;
+  const char *folder = cli_or_env(NULL, "TIDEMILL_SOURCE");
+  tml_status status = tml_gen_open(&gen, folder, device_api()->isa);
+  if (status != TML_OK && !source) return TML_OK; /* told in the line of the source */
+  if (status == TML_OK && !source) status = tml_gen_variant(gen, value, &variant);
+  tml_gen_close(gen);
+  return status;
 }
 
-static void see_knobs(table *t)
+/* 1 if its value cannot be used. */
+static int see_knob(table *t, const char *name, const char *fallback, const char *help)
 {
-#define X(field, name, fallback, help) see_knob(t, name, fallback, help);
+  const char *value = cli_or_env(NULL, name);
+  tml_status status = value ? config_judge(name) : TML_OK;
+  if (value && status == TML_OK) status = judge_text(name, value);
+  if (status != TML_OK)
+    line(t, name, "wrong", "%s", tml_last_error());
+  else
+    line(t, name, value ? "set" : "default", "%s (%s)", value ? value : fallback, help);
+  return status != TML_OK;
+}
+
+static int see_knobs(table *t)
+{
+  int wrong = 0;
+#define X(field, name, fallback, help) wrong += see_knob(t, name, fallback, help);
   TML_KNOB_MAP(X, X, X)
 #undef X
+  return wrong ? CLI_FAILED : CLI_OK;
 }
 
 int cmd_doctor(int argc, char **argv)
@@ -207,7 +232,7 @@ int cmd_doctor(int argc, char **argv)
                                "reaches whom, NVRTC, NCCL, cuBLASLt,\n"
                                "the knobs and their values; and whether a bank can be used. Works "
                                "without a GPU. Exit code 1 only\n"
-                               "if a bank was given and cannot be used.",
+                               "if a knob has a value, or a bank was given, that cannot be used.",
                                options,
                                sizeof options / sizeof *options,
                                NULL};
@@ -222,8 +247,8 @@ int cmd_doctor(int argc, char **argv)
   line(t, "tidemill", "ok", "%s", TML_VERSION);
   see_driver(t, api);
   see_libraries(t, api);
-  see_knobs(t);
-  if (o.bank && *o.bank) code = see_bank(t, o.bank);
+  code = see_knobs(t);
+  if (o.bank && *o.bank && see_bank(t, o.bank)) code = CLI_FAILED;
   table_print(t, output_beside(o.json));
   if (o.json && table_write_json(t, o.json, NULL, NULL)) code = CLI_FAILED;
   table_free(t);

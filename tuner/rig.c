@@ -6,17 +6,29 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../runtime/config.h"
 #include "../runtime/problem.h"
 #include "../runtime/status.h"
 #include "data.h"
 #include "device.h"
 #include "progress.h"
 
+/* As the library takes it: from the environment, else the default. */
+static tml_status take_timeout(double *seconds)
+{
+  tml_config config;
+  tml_status status = config_fill(&config, NULL);
+  *seconds = config.timeout_us * 1e-6;
+  config_free(&config);
+  return status;
+}
+
 int rig_check_options(const char *command, rig_options *options)
 {
   if (options->world > TML_MAX_WORLD)
     return cli_usage(command, "--world %d: worlds run from 1 to %d", options->world, TML_MAX_WORLD);
-  if (options->timeout_s == 0) options->timeout_s = 10;
+  if (options->timeout_s == 0 && take_timeout(&options->timeout_s) != TML_OK)
+    return cli_usage(command, "%s", tml_last_error());
   if (!(options->timeout_s >= 0.1 && options->timeout_s <= 600))
     return cli_usage(command, "--timeout %g: choose 0.1 to 600 seconds", options->timeout_s);
   options->bank = cli_or_env(options->bank, "TIDEMILL_BANK");

@@ -21,7 +21,7 @@ typedef struct rig_options {
   {"--world", "-w", CLI_COUNT, &(o).world, "N",                                                      \
    "ranks, one process per GPU; default: all GPUs"},                                               \
   {"--timeout", NULL, CLI_REAL, &(o).timeout_s, "SECONDS",                                         \
-   "bound of every wait for another rank (0.1 to 600); default 10"},                               \
+   "bound of every wait for another rank (0.1 to 600); default: $TIDEMILL_TIMEOUT_US, or 10"},                               \
   {"--source", NULL, CLI_TEXT, &(o).source, "DIR",                                                 \
    "read gen/ and templates/ from this folder instead of the built-in copies"},                    \
   {"--device", NULL, CLI_TEXT, &(o).device, "KIND",                                                \

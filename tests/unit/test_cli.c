@@ -11,6 +11,7 @@
 
 #include "cli.h"
 #include "problems.h"
+#include "rig.h"
 #include "space.h"
 #include "table.h"
 
@@ -256,6 +257,26 @@ static void globs(void **state)
   assert_false(tml_gen_glob("", "x"));
 }
 
+/* The option, else the library's knob, else its default. */
+static void timeouts(void **state)
+{
+  (void)state;
+  rig_options o = {0};
+  assert_int_equal(rig_check_options("check", &o), CLI_OK);
+  assert_true(o.timeout_s == 10);
+  setenv("TIDEMILL_TIMEOUT_US", "2e6", 1);
+  o = (rig_options){0};
+  assert_int_equal(rig_check_options("check", &o), CLI_OK);
+  assert_true(o.timeout_s == 2);
+  o = (rig_options){.timeout_s = 3};
+  assert_int_equal(rig_check_options("check", &o), CLI_OK);
+  assert_true(o.timeout_s == 3);
+  setenv("TIDEMILL_TIMEOUT_US", "abc", 1);
+  o = (rig_options){0};
+  assert_int_equal(rig_check_options("check", &o), CLI_USAGE);
+  unsetenv("TIDEMILL_TIMEOUT_US");
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -269,6 +290,7 @@ int main(void)
       cmocka_unit_test(tables),
       cmocka_unit_test(numbers_and_flags_in_json),
       cmocka_unit_test(globs),
+      cmocka_unit_test(timeouts),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
