@@ -138,8 +138,6 @@ static uint32_t big_endian(const unsigned char *at, int bytes)
  * pages at 28 (valid if the counter is equal to the word at 92). */
 static tml_status check_bytes(const char *path, const unsigned char *head, off_t size)
 {
-  if (memcmp(head, "SQLite format 3", 16) != 0)
-    return tml_fail(TML_MISS, "%s is not a bank (no SQLite file)", path);
   if (head[18] != 1 || head[19] != 1) {
     return tml_fail(
         TML_MISS, "%s was left in another journal mode (WAL?): it may lack rows; rebuild it", path);
@@ -147,14 +145,15 @@ static tml_status check_bytes(const char *path, const unsigned char *head, off_t
   uint64_t page = big_endian(head + 16, 2);
   uint64_t expected = (page == 1 ? 65536 : page) * big_endian(head + 28, 4);
   if (big_endian(head + 24, 4) == big_endian(head + 92, 4) && expected != (uint64_t)size) {
-    return tml_fail(TML_MISS, "%s is truncated: %lld bytes of %llu", path, (long long)size,
-                    (unsigned long long)expected);
+    return tml_fail(TML_MISS, "%s is truncated, %lld bytes of %llu: delete it and build it again",
+                    path, (long long)size, (unsigned long long)expected);
   }
   return TML_OK;
 }
 
 tml_status bank_check_header(const char *path, const struct stat *info, int *exchanged)
 {
+  static const char magic[16] = "SQLite format 3";
   unsigned char head[100];
   struct stat now;
   int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
@@ -165,10 +164,13 @@ tml_status bank_check_header(const char *path, const struct stat *info, int *exc
   if (fstat(fd, &now) != 0 || now.st_dev != info->st_dev || now.st_ino != info->st_ino) {
     *exchanged = 1;
     status = tml_fail(TML_MISS, "%s was exchanged while it was being opened; try again", path);
-  } else if ((got = pread(fd, head, sizeof head, 0)) != (ssize_t)sizeof head) {
-    status = got < 0
-                 ? tml_fail(TML_MISS, "%s: %s", path, strerror(errno))
-                 : tml_fail(TML_MISS, "%s is truncated: %lld bytes", path, (long long)now.st_size);
+  } else if ((got = pread(fd, head, sizeof head, 0)) < 0) {
+    status = tml_fail(TML_MISS, "%s: %s", path, strerror(errno));
+  } else if (memcmp(head, magic, (size_t)got < sizeof magic ? (size_t)got : sizeof magic) != 0) {
+    status = tml_fail(TML_MISS, "%s is not a Tidemill bank: name another file", path);
+  } else if (got < (ssize_t)sizeof head) {
+    status = tml_fail(TML_MISS, "%s is truncated, %lld bytes: delete it and build it again", path,
+                      (long long)now.st_size);
   } else {
     status = check_bytes(path, head, now.st_size);
   }

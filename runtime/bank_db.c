@@ -102,8 +102,8 @@ static tml_status check_objects(sqlite3 *db, bank_shape shape, size_t *count)
     const char *sql = (const char *)sqlite3_column_text(statement, 1);
     const char *ours = table_sql(name ? name : "", shape);
     if (!ours || !sql || strcmp(sql, ours) != 0) {
-      status = tml_fail(TML_MISS, "its table '%s' is not that of schema %d", name ? name : "?",
-                        BANK_SCHEMA);
+      status = tml_fail(TML_MISS, "its table '%s' is not that of schema %d: rebuild it",
+                        name ? name : "?", BANK_SCHEMA);
     }
     ++*count;
   }
@@ -118,14 +118,18 @@ static tml_status check_schema(sqlite3 *db, bank_shape shape)
 {
   char version[32];
   size_t count;
-  TRY(bank_db_value(db, "SELECT value FROM meta WHERE key = 'schema'", version, sizeof version));
+  TRY(bank_db_value(db, "SELECT name FROM sqlite_schema WHERE name = 'meta'", version,
+                    sizeof version));
+  if (*version)
+    TRY(bank_db_value(db, "SELECT value FROM meta WHERE key = 'schema'", version, sizeof version));
+  if (!*version) return tml_fail(TML_MISS, "it is not a Tidemill bank: name another file");
   if (atoi(version) != BANK_SCHEMA) {
     return tml_fail(TML_MISS, "it has schema '%s', this library (%s) reads %d: rebuild it", version,
                     TML_VERSION, BANK_SCHEMA);
   }
   TRY(check_objects(db, shape, &count));
   if (count != table_count(shape))
-    return tml_fail(TML_MISS, "it lacks tables of schema %d", BANK_SCHEMA);
+    return tml_fail(TML_MISS, "it lacks tables of schema %d: rebuild it", BANK_SCHEMA);
   return TML_OK;
 }
 

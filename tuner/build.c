@@ -82,6 +82,18 @@ static int check_worlds(const cli_list *worlds)
   return CLI_OK;
 }
 
+/* Only worlds above one communicate. */
+static int check_ops(const build_options *o)
+{
+  for (size_t i = 0; i < o->worlds.count; i++)
+    if (atoi(o->worlds.at[i]) > 1) return CLI_OK;
+  for (size_t i = 0; i < o->ops.count; i++)
+    for (int op = TML_AG_GEMM; op <= TML_GEMM_AR; op++)
+      if (strcmp(o->ops.at[i], tml_op_text((tml_op)op)) == 0)
+        return cli_usage("build", "a world of 1 has no %s: give --world 2 or more", o->ops.at[i]);
+  return CLI_OK;
+}
+
 static int report(const forge_result *r, const char *path)
 {
   printf("%s: %d variants: %d compiled, %d reused, %d refused, %d failed in %.1f s", path, r->total,
@@ -133,6 +145,7 @@ int cmd_build(int argc, char **argv)
   if (!o.out) return cli_usage("build", "say where to write the bank: -o FILE");
   if (o.threads > 256) return cli_usage("build", "--jobs runs from 1 to 256");
   code = check_worlds(&o.worlds);
+  if (!code) code = check_ops(&o);
   if (code) return code;
   stop_catch();
   stop_keeps(o.out, device_api()->isa);

@@ -58,7 +58,6 @@ done
   refuse 2 'rounds wants' bench $emu --rounds 0 gemm:bf16:nt:w1:8x72x72
   refuse 2 'sustained-ms wants' bench $emu --sustained-ms 0 gemm:bf16:nt:w1:8x72x72
 }
-refuse 1 'no such bank' list --bank "$dir/missing.bank"
 
 # What an option is for is missing: it is not passed over.
 refuse 2 'arch is for the space' list --bank "$dir/missing.bank" --arch sm_90a
@@ -71,6 +70,13 @@ refuse 2 'world of 2' check --device emu --world 1 --copies
 refuse 2 'goes alone' check --device emu --world 2 --inject absent --json "$dir/x.json"
 refuse 2 'one problem' check --device emu --world 2 --inject absent gemm_rs:bf16:nt:w2:8x72x72 \
   gemm_rs:bf16:nt:w2:8x72x72
+refuse 2 'no ag_gemm.*--world 2' build --arch sm_90a --op ag_gemm -o "$dir/x.bank"
+refuse 2 'no gemm_rs.*--world 2' build --arch sm_90a --op gemm --op gemm_rs -w 1 -o "$dir/x.bank"
+refuse 1 'no such bank.*tidemill build -o' list --bank "$dir/missing.bank"
+: >"$dir/empty.bank"
+refuse 1 'truncated.*build it again' list --bank "$dir/empty.bank"
+echo 'mine' >"$dir/note.bank"
+refuse 1 'not a Tidemill bank' list --bank "$dir/note.bank"
 if ! [ -e /dev/nvidiactl ]; then
   refuse 1 'no GPU' check gemm:bf16:nt:w1:64x64x64
   refuse 1 'no GPU' bench gemm:bf16:nt:w1:64x64x64
@@ -113,7 +119,7 @@ few="--arch sm_90a --world 1 --op aux"
 # shellcheck disable=SC2086  # a list of options
 if timeout 100 "$tidemill" build $few -o "$dir/good.bank" >/dev/null 2>"$dir/err"; then
   printf 'hello, this is no bank at all\n' >"$dir/text.bank"
-  refuse 1 'not a bank\|truncated' list --bank "$dir/text.bank"
+  refuse 1 'not a Tidemill bank' list --bank "$dir/text.bank"
   head -c 20000 "$dir/good.bank" >"$dir/short.bank"
   refuse 1 'truncated' list --bank "$dir/short.bank"
   cp "$dir/good.bank" "$dir/open.bank" && chmod o+w "$dir/open.bank"

@@ -38,6 +38,12 @@ if timeout 100 "$tidemill" build --arch sm_90a --op aux -o "$dir/gpu.bank" >/dev
   expect 1 'kernels for the emulator: name another bank' \
     build --arch sm_90a --op aux -o "$dir/emu.bank"
   expect 0 '^bank *ok' doctor --bank "$dir/gpu.bank"
+  # Damaged rows are counted, not just the first of them told.
+  if command -v sqlite3 >/dev/null; then
+    cp "$dir/gpu.bank" "$dir/bad.bank"
+    sqlite3 "$dir/bad.bank" "UPDATE variant SET registers = registers + 1 WHERE name LIKE '%fill'"
+    expect 1 '^bank *damaged *2 entries .* build or tune them again' doctor --bank "$dir/bad.bank"
+  fi
 else
   echo 'note: no NVRTC, GPU banks are not tested'
 fi

@@ -284,9 +284,10 @@ static void kinds_of_files(void **state)
   snprintf(path, sizeof path, "%s/text", bank_folder);
   char text[200] = "this is some text";
   assert_int_equal(write_whole(path, text, sizeof text), 0);
-  refuse(path, "is not a bank");
+  refuse(path, "is not a Tidemill bank");
   assert_int_equal(write_whole(path, text, 0), 0);
   refuse(path, "truncated");
+  refuse(path, "build it again");
   /* a folder link on the way is fine, and odd characters are too */
   snprintf(path, sizeof path, "%s/a%%b ?#ü", bank_folder);
   assert_int_equal(rename(bank_path, path), 0);
@@ -307,7 +308,8 @@ static void foreign_schemas(void **state)
       {"CREATE TRIGGER t AFTER INSERT ON meta BEGIN SELECT 1; END", "'t'"},
       {"ALTER TABLE variant ADD COLUMN more", "'variant'"},
       {"DROP TABLE pick", "lacks tables"},
-      {"DROP TABLE meta", "no such table"},
+      {"DROP TABLE meta", "not a Tidemill bank"},
+      {"DELETE FROM meta WHERE key = 'schema'", "not a Tidemill bank"},
       {"PRAGMA journal_mode=WAL", "journal mode"},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
