@@ -92,7 +92,6 @@ void emu_machine_destroy(emu_machine *m)
   free(m);
 }
 
-int emu_resident(const emu_machine *m) { return m->config.resident; }
 emu_counts emu_count(const emu_machine *m) { return m->counts; }
 
 /* ---- Clocks ---------------------------------------------------------------------------------- */

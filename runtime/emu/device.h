@@ -37,11 +37,7 @@ typedef struct {
 emu_machine *emu_machine_create(const emu_config *config); /* NULL: out of memory or bad config */
 void emu_machine_destroy(emu_machine *m);                  /* also with work under way */
 
-uint64_t emu_now_ns(const emu_machine *m);        /* virtual time; starts at 1 s */
-void emu_advance_ns(emu_machine *m, uint64_t ns); /* host time that passed, e.g. a sleep */
-uint64_t emu_random(emu_machine *m,
-                    uint64_t below); /* from the machine's seed: choices of the driver half */
-int emu_resident(const emu_machine *m);
+uint64_t emu_now_ns(const emu_machine *m); /* virtual time; starts at 1 s */
 
 /* Faults on request: no thread of this device runs any more, at once or after so many of its
  * scheduler steps; its kernels never complete. What is in flight still lands. */
@@ -58,9 +54,6 @@ emu_memory *emu_memory_create(emu_machine *m, int owner, size_t bytes);
 emu_memory *emu_memory_wrap(emu_machine *m, void *bytes, size_t size);
 /* Reference counted: mappings hold it too. What is in flight to unmapped memory is dropped. */
 void emu_memory_release(emu_memory *memory);
-void *emu_memory_bytes(emu_memory *memory);
-size_t emu_memory_size(const emu_memory *memory);
-int emu_memory_owner(const emu_memory *memory);
 void emu_memory_retain(emu_memory *memory);
 
 /* A free range of addresses, never reused by a later call while reserved; align: a power of two. */
@@ -75,15 +68,6 @@ const char *emu_set_access(emu_machine *m, uint64_t at, size_t bytes,
                            uint32_t devices); /* bits that are added */
 const char *emu_unmap(emu_machine *m, uint64_t at, size_t bytes);
 
-/* The mapping around an address: 1 and *found filled, or 0. */
-typedef struct {
-  uint64_t at; /* start of the mapping */
-  size_t bytes;
-  emu_memory *memory;
-  size_t offset; /* of the mapping in its memory */
-  uint32_t devices;
-} emu_mapping;
-int emu_find(const emu_machine *m, uint64_t at, emu_mapping *found);
 /* Host pointer for [at, at + bytes), or NULL where that is not inside one mapping. No hazard
  * checks. */
 void *emu_pointer(const emu_machine *m, uint64_t at, size_t bytes);

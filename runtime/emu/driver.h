@@ -177,7 +177,7 @@ typedef struct drv_device {
   drv_op *ops, *ops_tail; /* that are not done */
   CUresult error;         /* sticky */
   int stopped;
-  long calls, fail_at;
+  long fail_at;
   CUresult fail_error;
   long stop_at;
   tml_emu_point stop_point;
@@ -193,7 +193,7 @@ typedef struct drv_machine {
   tml_emu_config config;
   tml_api api;
   drv_device device[EMU_MAX_DEVICES];
-  drv_device nowhere; /* counts of calls without a device */
+  drv_device nowhere; /* faults of calls without a device */
   drv_object *alive;
   drv_thread *threads;
   drv_coll *colls;
@@ -278,7 +278,6 @@ void drv_op_drop(drv_op *op);
 void drv_op_done(void *op);
 /* Starts everything that may start. 1: something completed at once. */
 int drv_pump(void);
-int drv_op_is_done(void *op);
 /* Until nothing of the device is left; stopped and failed devices count as idle. */
 CUresult drv_drain(int device);
 CUresult drv_wait_op(drv_op *op, double patience_s);

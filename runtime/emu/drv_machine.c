@@ -14,7 +14,6 @@ static drv_device *counted(int device) { return device < 0 ? &drv.nowhere : &drv
 static CUresult injected_error(const char *function)
 {
   drv_device *device = counted(drv_current());
-  device->calls++;
   drv.calls++;
   if (device->fail_at == 0 || --device->fail_at > 0) return CUDA_SUCCESS;
   snprintf(drv.failed, sizeof drv.failed, "%s", function);
@@ -282,15 +281,6 @@ const char *tml_emu_failed(void) { return drv.failed; }
 /* ---- Faults on request -------------------------------------------------------------------------- */
 
 static int is_device(int device) { return device >= 0 && device < EMU_MAX_DEVICES; }
-
-long tml_emu_calls(int device)
-{
-  if (device != -1 && !is_device(device)) return 0;
-  pthread_mutex_lock(&drv.lock);
-  long calls = counted(device)->calls;
-  pthread_mutex_unlock(&drv.lock);
-  return calls;
-}
 
 void tml_emu_fail(int device, long k, CUresult error)
 {

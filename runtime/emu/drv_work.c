@@ -121,8 +121,6 @@ void drv_op_done(void *pointer)
   drv_op_drop(op);
 }
 
-int drv_op_is_done(void *op) { return ((drv_op *)op)->state == OP_DONE; }
-
 /* ---- Starting ----------------------------------------------------------------------------------- */
 
 void drv_device_error(int device, CUresult error)

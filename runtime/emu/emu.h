@@ -64,9 +64,7 @@ const char *tml_emu_stuck(void);
 
 /* ---- Faults on request -------------------------------------------------------------------------- */
 
-/* Calls of CUDA, NVRTC and NCCL for a device since the machine was opened (-1: without one). */
-long tml_emu_calls(int device);
-/* The k-th call from now for this device fails (1: the next; 0: none): CUDA with `error`, NCCL with
+/* The k-th call from now for this device (-1: without one) fails (1: the next; 0: none): CUDA with `error`, NCCL with
  * ncclUnhandledCudaError, NVRTC with an internal error. A failing release still releases. */
 void tml_emu_fail(int device, long k, CUresult error);
 /* The name of the call that failed last by request; "" if none has. */

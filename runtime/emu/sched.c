@@ -292,9 +292,7 @@ void emu_pass_time(emu_machine *m)
   emu_unpark(m, NULL);
 }
 
-uint64_t emu_random(emu_machine *m, uint64_t below) { return emu_below(m, below); }
 uint64_t emu_now_ns(const emu_machine *m) { return m->now; }
-void emu_advance_ns(emu_machine *m, uint64_t ns) { m->now += ns; }
 
 void emu_halt(emu_machine *m, int device, uint64_t after_steps)
 {

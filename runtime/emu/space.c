@@ -62,10 +62,6 @@ void emu_memory_release(emu_memory *memory)
   free(memory);
 }
 
-void *emu_memory_bytes(emu_memory *memory) { return memory->bytes; }
-size_t emu_memory_size(const emu_memory *memory) { return memory->size; }
-int emu_memory_owner(const emu_memory *memory) { return memory->owner; }
-
 uint64_t emu_reserve(emu_machine *m, size_t bytes, size_t align)
 {
   u64 at;
@@ -144,14 +140,6 @@ const char *emu_unmap(emu_machine *m, uint64_t at, size_t bytes)
           (size_t)(m->mapping + m->mapping_count - mapping) * sizeof *mapping);
   emu_memory_release(memory);
   return NULL;
-}
-
-int emu_find(const emu_machine *m, uint64_t at, emu_mapping *found)
-{
-  u32 i = lower(m, at);
-  if (i == m->mapping_count || m->mapping[i].at > at) return 0;
-  *found = m->mapping[i];
-  return 1;
 }
 
 static unsigned char *inside(const emu_mapping *mapping, u64 at, size_t bytes)

@@ -205,6 +205,14 @@ typedef struct {
   void *arg;
 } emu_event;
 
+typedef struct {
+  uint64_t at; /* start of the mapping */
+  size_t bytes;
+  emu_memory *memory;
+  size_t offset; /* of the mapping in its memory */
+  uint32_t devices;
+} emu_mapping;
+
 struct emu_machine {
   emu_config config;
   u64 random[2];

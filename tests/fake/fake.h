@@ -3,7 +3,7 @@
  * A device pointer of the fake IS a host pointer, equal in every thread of the process: tests read
  * and write it directly. Copies, memsets and NCCL collectives really move bytes, in stream order; a
  * cuBLASLt matmul really computes; kernels are recorded (name, grid, attributes, parameters) and do
- * nothing, unless the test installs a hook. Work runs at once, except that a stream whose head is
+ * nothing. Work runs at once, except that a stream whose head is
  * an NCCL collective waits until all ranks (threads) have enqueued theirs.
  *
  * Misuse that the real driver refuses is refused here too (no current context, unaligned tensor
@@ -71,9 +71,6 @@ void fake_fail_function(const char *function, CUresult error);
 /* Name of the call that failed last; "" if none has. */
 const char *fake_failed(void);
 
-/* Prints every call as it happens ("r0 cuMemAlloc -> 0") to stderr. */
-void fake_trace(int on);
-
 /* ---- What was done
  * ------------------------------------------------------------------------------- */
 
@@ -113,11 +110,9 @@ typedef struct fake_op {
   unsigned clock[FAKE_STREAMS];      /* vector clock: for fake_before */
 } fake_op;
 
-/* Operations in the order in which they ran (eager and replayed), since fake_open or
- * fake_clear_ops. */
+/* Operations in the order in which they ran (eager and replayed), since fake_open. */
 int fake_op_count(void);
 const fake_op *fake_op_at(int i);
-void fake_clear_ops(void);
 /* Operations that a graph holds, in the order of their recording. */
 int fake_graph_op_count(CUgraph graph);
 const fake_op *fake_graph_op_at(CUgraph graph, int i);
@@ -126,8 +121,6 @@ const fake_op *fake_graph_op_at(CUgraph graph, int i);
 int fake_before(const fake_op *a, const fake_op *b);
 /* The next operation of this kind at or after i, or -1; for launches, whose symbol holds `part`. */
 int fake_find_op(int i, fake_kind kind, const char *part);
-/* One line a time to stderr. */
-void fake_print_ops(void);
 
 /* Teaches the parameter sizes of a kernel, so that launches keep copies of the parameters. */
 void fake_learn(const char *symbol, const size_t *sizes, int count);
@@ -135,15 +128,6 @@ void fake_learn(const char *symbol, const size_t *sizes, int count);
 void fake_learn_variant(const tml_variant *variant);
 /* The copy of a learnt launch's parameter; NULL if the variant has none of that name. */
 const void *fake_param(const fake_op *op, const tml_variant *variant, tml_param param);
-
-/* Called when a launch runs (eager or replayed), under the machine's lock: must not call the table.
- * Tests write signals, records or results here. NULL: none. */
-typedef void (*fake_launch_fn)(void *user, const fake_op *op);
-void fake_on_launch(fake_launch_fn fn, void *user);
-
-/* Events are stamped with a clock of the machine that a launch or matmul advances by this: 0.01 ms.
- */
-void fake_set_launch_ms(double ms);
 
 /* ---- Tensor maps
  * ----------------------------------------------------------------------------------- */

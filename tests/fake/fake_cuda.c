@@ -80,10 +80,8 @@ CUresult fake_begin(const char *function, unsigned needs)
   return CUDA_SUCCESS;
 }
 
-CUresult fake_end(const char *function, CUresult result)
+CUresult fake_end(CUresult result)
 {
-  if (fake_m.trace)
-    fprintf(stderr, "dev%d %s -> %d\n", fake_current_device(), function, (int)result);
   pthread_mutex_unlock(&fake_m.lock);
   return result;
 }
@@ -95,10 +93,7 @@ int fake_begin_other(const char *function)
   return injected_error(function) != CUDA_SUCCESS;
 }
 
-int fake_end_other(const char *function, int result)
-{
-  return (int)fake_end(function, (CUresult)result);
-}
+int fake_end_other(int result) { return (int)fake_end((CUresult)result); }
 
 void fake_fail_call(long k, CUresult error)
 {
@@ -135,8 +130,6 @@ long fake_calls(void)
 }
 
 long fake_thread_calls(void) { return self.calls; }
-
-void fake_trace(int on) { fake_m.trace = on; }
 
 /* ---- Objects ---- */
 
@@ -296,12 +289,10 @@ const tml_api *fake_open(const fake_config *config)
   memset(counted, 0, sizeof counted);
   fake_m.config = config ? *config : (fake_config){0};
   set_defaults(&fake_m.config);
-  fake_m.captures = fake_m.trace = fake_m.failures = 0;
+  fake_m.captures = fake_m.failures = 0;
   fake_m.calls = fake_m.fail_at = 0;
   fake_m.fail_function[0] = fake_m.failed[0] = '\0';
-  fake_m.hook = NULL;
   fake_m.now_ms = 0;
-  fake_m.launch_ms = 0.01;
   for (int i = 0; i < FAKE_DEVICES; i++) {
     fake_stream *stream = &fake_m.device[i].stream;
     stream->object.device = stream->index = i;

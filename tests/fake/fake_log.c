@@ -23,14 +23,6 @@ const fake_op *fake_op_at(int i)
   return op;
 }
 
-void fake_clear_ops(void)
-{
-  pthread_mutex_lock(&fake_m.lock);
-  fake_work_clear(&fake_m.log_head, &fake_m.log_tail);
-  fake_m.log_count = 0;
-  pthread_mutex_unlock(&fake_m.lock);
-}
-
 int fake_graph_op_count(CUgraph graph) { return ((fake_graph *)(void *)graph)->ops; }
 
 const fake_op *fake_graph_op_at(CUgraph graph, int i)
@@ -54,22 +46,4 @@ int fake_find_op(int i, fake_kind kind, const char *part)
       found = at;
   pthread_mutex_unlock(&fake_m.lock);
   return found;
-}
-
-void fake_print_ops(void)
-{
-  static const char *const text[] = {"copy", "memset", "launch", "record",
-                                     "wait", "nccl",   "matmul", "graph"};
-  pthread_mutex_lock(&fake_m.lock);
-  int i = 0;
-  for (const fake_work *work = fake_m.log_head; work; work = work->next, i++) {
-    const fake_op *op = &work->op;
-    fprintf(stderr, "%4d dev%d stream%d %s%s %s%s", i, op->device, op->stream, text[op->kind],
-            op->replayed ? " (replayed)" : "", op->launch.name, op->call);
-    if (op->kind == FAKE_LAUNCH)
-      fprintf(stderr, " grid %u block %u", op->launch.grid[0], op->launch.block[0]);
-    if (op->bytes) fprintf(stderr, " %zu bytes", op->bytes);
-    fprintf(stderr, "\n");
-  }
-  pthread_mutex_unlock(&fake_m.lock);
 }

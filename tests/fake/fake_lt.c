@@ -91,8 +91,8 @@ void fake_matmul_run(const fake_matmul *mm)
 
 #define LT_BEGIN()                    \
   if (fake_begin_other(__func__ + 5)) \
-  return (cublasStatus_t)fake_end_other(__func__ + 5, CUBLAS_STATUS_INTERNAL_ERROR)
-#define LT_END(status) return (cublasStatus_t)fake_end_other(__func__ + 5, (int)(status))
+  return (cublasStatus_t)fake_end_other(CUBLAS_STATUS_INTERNAL_ERROR)
+#define LT_END(status) return (cublasStatus_t)fake_end_other((int)(status))
 
 static size_t fake_cublasLtGetVersion(void) { return 130000; }
 
@@ -110,7 +110,7 @@ static cublasStatus_t release(fake_object_kind kind, const void *handle, const c
   void *object = fake_object_find(kind, handle);
   if (object) fake_object_kill(object);
   cublasStatus_t status = object ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
-  return (cublasStatus_t)fake_end_other(name, (int)(fail ? CUBLAS_STATUS_INTERNAL_ERROR : status));
+  return (cublasStatus_t)fake_end_other((int)(fail ? CUBLAS_STATUS_INTERNAL_ERROR : status));
 }
 
 static cublasStatus_t fake_cublasLtDestroy(cublasLtHandle_t handle)

@@ -113,9 +113,9 @@ static int is_blocking(const tml_nccl_config *config, int otherwise)
 
 static int f_GetVersion(int *version)
 {
-  if (fake_begin_other("ncclGetVersion")) return fake_end_other("ncclGetVersion", 1);
+  if (fake_begin_other("ncclGetVersion")) return fake_end_other(1);
   *version = 22703;
-  return fake_end_other("ncclGetVersion", NC_OK);
+  return fake_end_other(NC_OK);
 }
 
 static const char *f_GetErrorString(int result)
@@ -125,20 +125,20 @@ static const char *f_GetErrorString(int result)
 
 static int f_GetUniqueId(tml_nccl_id *id)
 {
-  if (fake_begin_other("ncclGetUniqueId")) return fake_end_other("ncclGetUniqueId", 1);
-  return fake_end_other("ncclGetUniqueId", get_id(id));
+  if (fake_begin_other("ncclGetUniqueId")) return fake_end_other(1);
+  return fake_end_other(get_id(id));
 }
 
 static int f_CommInitRankConfig(ncclComm_t *out, int size, tml_nccl_id id, int rank,
                                 tml_nccl_config *config)
 {
   const char *name = "ncclCommInitRankConfig";
-  if (fake_begin_other(name)) return fake_end_other(name, 1);
+  if (fake_begin_other(name)) return fake_end_other(1);
   if (config && (config->magic != TML_NCCL_CONFIG_MAGIC || config->size > 4096))
-    return fake_end_other(name, NC_ARGUMENT);
+    return fake_end_other(NC_ARGUMENT);
   int result = join(out, size, &id, rank, is_blocking(config, 1));
   if (result == NC_OK) result = wait_joined(comm_of(*out)->world, 0);
-  return fake_end_other(name, result);
+  return fake_end_other(result);
 }
 
 int fake_nccl_world(int world, int rank, const tml_nccl_id *id, ncclComm_t *out)
@@ -208,10 +208,9 @@ static int begin_split(fake_comm *comm, int color, int key, ncclComm_t *out,
 static int f_CommSplit(ncclComm_t parent, int color, int key, ncclComm_t *out,
                        tml_nccl_config *config)
 {
-  if (fake_begin_other("ncclCommSplit")) return fake_end_other("ncclCommSplit", 1);
+  if (fake_begin_other("ncclCommSplit")) return fake_end_other(1);
   fake_comm *comm = comm_of(parent);
-  return fake_end_other("ncclCommSplit",
-                        comm ? begin_split(comm, color, key, out, config) : NC_ARGUMENT);
+  return fake_end_other(comm ? begin_split(comm, color, key, out, config) : NC_ARGUMENT);
 }
 
 static int async_state(fake_comm *comm)
@@ -228,26 +227,26 @@ static int async_state(fake_comm *comm)
 static int f_CommGetAsyncError(ncclComm_t handle, int *state)
 {
   const char *name = "ncclCommGetAsyncError";
-  if (fake_begin_other(name)) return fake_end_other(name, 1);
+  if (fake_begin_other(name)) return fake_end_other(1);
   fake_comm *comm = comm_of(handle);
   if (comm) *state = async_state(comm);
-  return fake_end_other(name, comm ? NC_OK : NC_ARGUMENT);
+  return fake_end_other(comm ? NC_OK : NC_ARGUMENT);
 }
 
 static int f_CommCount(ncclComm_t handle, int *count)
 {
-  if (fake_begin_other("ncclCommCount")) return fake_end_other("ncclCommCount", 1);
+  if (fake_begin_other("ncclCommCount")) return fake_end_other(1);
   const fake_comm *comm = comm_of(handle);
   if (comm) *count = comm->world->size;
-  return fake_end_other("ncclCommCount", comm ? NC_OK : NC_ARGUMENT);
+  return fake_end_other(comm ? NC_OK : NC_ARGUMENT);
 }
 
 static int f_CommUserRank(ncclComm_t handle, int *rank)
 {
-  if (fake_begin_other("ncclCommUserRank")) return fake_end_other("ncclCommUserRank", 1);
+  if (fake_begin_other("ncclCommUserRank")) return fake_end_other(1);
   const fake_comm *comm = comm_of(handle);
   if (comm) *rank = comm->rank;
-  return fake_end_other("ncclCommUserRank", comm ? NC_OK : NC_ARGUMENT);
+  return fake_end_other(comm ? NC_OK : NC_ARGUMENT);
 }
 
 /* Collectives of this rank that have not run are dropped, as after ncclCommAbort. */
@@ -278,30 +277,30 @@ static int f_CommDestroy(ncclComm_t comm)
 {
   int fail = fake_begin_other("ncclCommDestroy");
   int result = leave(comm);
-  return fake_end_other("ncclCommDestroy", fail ? 1 : result);
+  return fake_end_other(fail ? 1 : result);
 }
 
 static int f_CommAbort(ncclComm_t comm)
 {
   int fail = fake_begin_other("ncclCommAbort");
   int result = leave(comm);
-  return fake_end_other("ncclCommAbort", fail ? 1 : result);
+  return fake_end_other(fail ? 1 : result);
 }
 
 static int f_GroupStart(void)
 {
-  if (fake_begin_other("ncclGroupStart")) return fake_end_other("ncclGroupStart", 1);
+  if (fake_begin_other("ncclGroupStart")) return fake_end_other(1);
   group_depth++;
-  return fake_end_other("ncclGroupStart", NC_OK);
+  return fake_end_other(NC_OK);
 }
 
 static int f_GroupEnd(void)
 {
   int fail = fake_begin_other("ncclGroupEnd");
-  if (group_depth == 0) return fake_end_other("ncclGroupEnd", NC_ARGUMENT);
+  if (group_depth == 0) return fake_end_other(NC_ARGUMENT);
   int progress = --group_depth == 0 && group_progress;
   if (progress) group_progress = 0;
-  return fake_end_other("ncclGroupEnd", fail ? 1 : progress ? NC_PROGRESS : NC_OK);
+  return fake_end_other(fail ? 1 : progress ? NC_PROGRESS : NC_OK);
 }
 
 /* ---- Collectives ---- */
@@ -332,10 +331,10 @@ static int enqueue(const char *call, ncclComm_t handle, CUstream stream_handle, 
   return comm->blocking || group_depth > 0 ? NC_OK : NC_PROGRESS;
 }
 
-#define COLLECTIVE(call, ...)                                                            \
-  do {                                                                                   \
-    if (fake_begin_other(call)) return fake_end_other(call, 1);                          \
-    return fake_end_other(call, enqueue(call, comm, stream, (fake_share){__VA_ARGS__})); \
+#define COLLECTIVE(call, ...)                                                      \
+  do {                                                                             \
+    if (fake_begin_other(call)) return fake_end_other(1);                          \
+    return fake_end_other(enqueue(call, comm, stream, (fake_share){__VA_ARGS__})); \
   } while (0)
 
 static int f_AllGather(const void *src, void *dst, size_t count, int type, ncclComm_t comm,

@@ -3,6 +3,8 @@
 
 #include "machine.h"
 
+#define LAUNCH_MS 0.01 /* what a launch or matmul advances the clock by */
+
 /* ---- Work ---- */
 
 fake_work *fake_work_new(fake_kind kind)
@@ -132,12 +134,9 @@ static void run(fake_work *work)
     work->event->done = work->generation;
     work->event->ms = fake_m.now_ms;
     break;
-  case FAKE_LAUNCH:
-    fake_m.now_ms += fake_m.launch_ms;
-    if (fake_m.hook) fake_m.hook(fake_m.hook_user, op);
-    break;
+  case FAKE_LAUNCH: fake_m.now_ms += LAUNCH_MS; break;
   case FAKE_MATMUL:
-    fake_m.now_ms += fake_m.launch_ms;
+    fake_m.now_ms += LAUNCH_MS;
     fake_matmul_run(&work->matmul);
     break;
   default: break;
@@ -371,16 +370,6 @@ static CUresult fake_cuEventElapsedTime(float *ms, CUevent start_handle, CUevent
   if (start->done < start->recorded || end->done < end->recorded) END(CUDA_ERROR_NOT_READY);
   *ms = (float)(end->ms - start->ms);
   END(CUDA_SUCCESS);
-}
-
-void fake_set_launch_ms(double ms) { fake_m.launch_ms = ms; }
-
-void fake_on_launch(fake_launch_fn fn, void *user)
-{
-  pthread_mutex_lock(&fake_m.lock);
-  fake_m.hook = fn;
-  fake_m.hook_user = user;
-  pthread_mutex_unlock(&fake_m.lock);
 }
 
 void fake_fill_stream(tml_cuda *cuda)

@@ -144,10 +144,8 @@ typedef struct fake_machine {
   CUresult fail_error;
   char fail_function[64], failed[64];
   CUresult fail_function_error;
-  int trace, failures;
-  fake_launch_fn hook;
-  void *hook_user;
-  double now_ms, launch_ms;
+  int failures;
+  double now_ms;
 } fake_machine;
 
 extern fake_machine fake_m;
@@ -158,24 +156,24 @@ enum { NEED_NOTHING = 0, NEED_CONTEXT = 1, NOT_CAPTURING = 2 };
 
 /* Locks, counts, checks. Anything but CUDA_SUCCESS is what the call must return. */
 CUresult fake_begin(const char *function, unsigned needs);
-CUresult fake_end(const char *function, CUresult result);
+CUresult fake_end(CUresult result);
 /* The same for the other libraries: 1 if the call must fail. */
 int fake_begin_other(const char *function);
-int fake_end_other(const char *function, int result);
+int fake_end_other(int result);
 
 /* A call that creates or does: an injected failure has no effect. */
-#define BEGIN(needs)                                                   \
-  do {                                                                 \
-    CUresult begin_ = fake_begin(__func__ + 5, (needs));               \
-    if (begin_ != CUDA_SUCCESS) return fake_end(__func__ + 5, begin_); \
+#define BEGIN(needs)                                     \
+  do {                                                   \
+    CUresult begin_ = fake_begin(__func__ + 5, (needs)); \
+    if (begin_ != CUDA_SUCCESS) return fake_end(begin_); \
   } while (0)
-#define END(result) return fake_end(__func__ + 5, (result))
+#define END(result) return fake_end((result))
 /* A call that releases: a failure is reported, what it releases is gone nevertheless. */
 #define BEGIN_RELEASE(needs) CUresult injected = fake_begin(__func__ + 5, (needs))
-#define END_RELEASE(result)                                                        \
-  do {                                                                             \
-    CUresult release_ = (result);                                                  \
-    return fake_end(__func__ + 5, injected != CUDA_SUCCESS ? injected : release_); \
+#define END_RELEASE(result)                                          \
+  do {                                                               \
+    CUresult release_ = (result);                                    \
+    return fake_end(injected != CUDA_SUCCESS ? injected : release_); \
   } while (0)
 
 /* Device of the thread's current context; -1: none. */
@@ -223,7 +221,6 @@ void fake_fill_nvrtc(tml_nvrtc *nvrtc);
 
 void fake_memory_release(fake_object *object);
 void fake_library_release(fake_object *object);
-int fake_launch_clusters(const CUlaunchConfig *config);
 
 /* NCCL: 1 if the collective has run (it runs when all shares are there). */
 int fake_coll_step(fake_work *work);

@@ -48,6 +48,7 @@ templates=$(find templates -name '*.in' | sort)
     offend 'library functions only through the driver table'
   grep -nE '\b(printf|puts|putchar|abort|exit|_exit) *\(' runtime/*.c |
     grep -vE '\b(sn|vsn|f)printf *\(' | offend 'the library never prints, exits or aborts'
+  awk -f tests/lint/uncalled.awk $c_files | sort | offend 'what a header declares is called somewhere'
   grep -niE '\b(TODO|FIXME|XXX)\b' $c_files $templates $(find gen -name '*.lua') /dev/null |
     offend 'no TODO: file it or do it'
   awk '/^```c$/ { inside = 1; next } /^```$/ { inside = 0 } inside' README.md |

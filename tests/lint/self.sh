@@ -25,5 +25,6 @@ plant '110 columns' gen/init.lua "-- $(printf '%120s' '' | tr ' ' x)"
 plant 'one way' runtime/status.c '#include "../tuner/cli.h"'
 plant 'driver table' runtime/status.c 'static int f(void) { return cuInit(0); }'
 plant 'never prints' runtime/status.c 'static void g(void) { puts("x"); }'
+plant 'called somewhere' runtime/status.h 'void tml_nobody(void);'
 plant 'format' runtime/status.c 'int   h ( void );'
 exit $bad

@@ -175,7 +175,7 @@ static inline int rig_says(tml_status status, tml_status expected, const char *p
   return 0;
 }
 
-/* This rank's k-th operation of a kind (0: the first) since the last fake_clear_ops; NULL: none. */
+/* This rank's k-th operation of a kind (0: the first); NULL: none. */
 static inline const fake_op *rig_op(const test_bed *rig, fake_kind kind, const char *part, int k)
 {
   for (int i = fake_find_op(0, kind, part); i >= 0; i = fake_find_op(i + 1, kind, part))

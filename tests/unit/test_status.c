@@ -55,6 +55,12 @@ static void *other_thread(void *seen)
   return NULL;
 }
 
+static void version(void **state)
+{
+  (void)state;
+  assert_string_equal(tml_version(), TML_VERSION);
+}
+
 static void detail_is_per_thread(void **state)
 {
   (void)state;
@@ -70,6 +76,7 @@ static void detail_is_per_thread(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(version),
       cmocka_unit_test(texts),
       cmocka_unit_test(fail_and_wrap),
       cmocka_unit_test(long_details_are_cut),
