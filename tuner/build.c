@@ -94,6 +94,16 @@ static int check_ops(const build_options *o)
   return CLI_OK;
 }
 
+static int check_options(build_options *o)
+{
+  o->source = cli_or_env(o->source, "TIDEMILL_SOURCE");
+  if (!o->arch) return cli_usage("build", "say for which GPU: --arch sm_90a");
+  if (!o->out) return cli_usage("build", "say where to write the bank: -o FILE");
+  if (o->threads > 256) return cli_usage("build", "--jobs runs from 1 to 256");
+  int code = check_worlds(&o->worlds);
+  return code ? code : check_ops(o);
+}
+
 static int report(const forge_result *r, const char *path)
 {
   printf("%s: %d variants: %d compiled, %d reused, %d refused, %d failed in %.1f s", path, r->total,
@@ -103,6 +113,27 @@ static int report(const forge_result *r, const char *path)
   return r->failed ? cli_fail("%d of %d variants did not compile; the first: %s", r->failed,
                               r->total, r->first_error)
                    : CLI_OK;
+}
+
+static int run(const build_options *o)
+{
+  tml_gen *gen = NULL;
+  forge_list list = {0};
+  forge_result result;
+  int code = CLI_OK;
+  stop_catch();
+  stop_keeps(o->out, device_api()->isa);
+  tml_status status = tml_gen_open(&gen, o->source, device_api()->isa);
+  if (status == TML_OK) status = choose(&list, gen, o);
+  tml_gen_close(gen);
+  if (status == TML_ARGUMENT) code = cli_usage("build", "%s", tml_last_error());
+  if (status == TML_OK) status = forge_run(&list, o->out, o->source, o->threads, 0, &result);
+  if (status == TML_OK)
+    code = report(&result, o->out);
+  else if (!code)
+    code = cli_fail_status(status, "build");
+  forge_list_free(&list);
+  return code;
 }
 
 int cmd_build(int argc, char **argv)
@@ -135,32 +166,11 @@ int cmd_build(int argc, char **argv)
       "  tidemill build --arch sm_90a --world 2 --world 8 -o h200.bank\n"
       "  tidemill build --arch sm_90a --variants '*__128x256x64.*' -o few.bank\n"};
   cli_list operands;
-  tml_gen *gen = NULL;
-  forge_list list = {0};
-  forge_result result;
   int code = cli_parse(&command, argc, argv, &operands);
-  if (code) return code == CLI_HELP ? CLI_OK : code;
-  o.source = cli_or_env(o.source, "TIDEMILL_SOURCE");
-  if (!o.arch) return cli_usage("build", "say for which GPU: --arch sm_90a");
-  if (!o.out) return cli_usage("build", "say where to write the bank: -o FILE");
-  if (o.threads > 256) return cli_usage("build", "--jobs runs from 1 to 256");
-  code = check_worlds(&o.worlds);
-  if (!code) code = check_ops(&o);
-  if (code) return code;
-  stop_catch();
-  stop_keeps(o.out, device_api()->isa);
-  tml_status status = tml_gen_open(&gen, o.source, tml_api_open()->isa);
-  if (status == TML_OK) status = choose(&list, gen, &o);
-  tml_gen_close(gen);
-  if (status == TML_ARGUMENT) code = cli_usage("build", "%s", tml_last_error());
-  if (status == TML_OK) status = forge_run(&list, o.out, o.source, o.threads, 0, &result);
-  if (status == TML_OK)
-    code = report(&result, o.out);
-  else if (!code)
-    code = cli_fail_status(status, "build");
-  forge_list_free(&list);
+  if (!code) code = check_options(&o);
+  if (!code) code = run(&o);
   free(o.worlds.at);
   free(o.ops.at);
   free(o.dtypes.at);
-  return code;
+  return code == CLI_HELP ? CLI_OK : code;
 }

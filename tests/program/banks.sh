@@ -27,6 +27,13 @@ expect 1 '^bank *other .*kernels for the emulator' doctor --bank "$dir/emu.bank"
 expect 0 'Emulated' explain --bank "$dir/emu.bank" --arch sm_90a $problem
 grep -q ' yes ' "$dir/out" && { echo "an emulated pick serves"; bad=1; }
 
+# Of a bank that does not say whose it is, the rows do.
+if command -v sqlite3 >/dev/null; then
+  cp "$dir/emu.bank" "$dir/old.bank"
+  sqlite3 "$dir/old.bank" "DELETE FROM meta WHERE key = 'isa'"
+  expect 1 '^bank *mixed *\([0-9]*\) of \1 variants hold code of the emulator' doctor --bank "$dir/old.bank"
+fi
+
 # A GPU's bank stays as it is, whatever the emulator is asked to do with it.
 if timeout 100 "$tidemill" build --arch sm_90a --op aux -o "$dir/gpu.bank" >/dev/null 2>&1; then
   cp "$dir/gpu.bank" "$dir/before"
