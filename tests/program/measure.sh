@@ -42,23 +42,6 @@ has 'within the model.s top 8 for 2 of 2 problems (100 %)' "$dir/out"
 grep -q 'candidates compiled' "$dir/out" && fail "tune --no-jit compiled"
 
 printf '[{"problem": "%s", "gemm": 1, "other": 0.5}]\n' $problem >"$dir/peers.json"
-# Stopped while it compiles, then while it measures: it says how to go on, nobody is blamed, no folder stays.
-mkdir "$dir/tmp"
-for pause in 1 4; do
-  TMPDIR=$dir/tmp "$tidemill" tune --device emu --world 2 --bank "$dir/s.bank" --top 8 $problem \
-    >"$dir/out" 2>&1 &
-  pid=$!
-  sleep $pause
-  kill -TERM $pid
-  wait $pid
-  [ $? = 143 ] || fail "SIGTERM: another exit code"
-  has 'stopped at .* run the same command again' "$dir/out"
-  find "$dir/tmp" -name 'tidemill-*' | grep . && fail "a folder is left"
-done
-timeout 200 "$tidemill" tune --device emu --world 2 --bank "$dir/s.bank" --top 1 $problem >"$dir/out" 2>&1 ||
-  fail "a stopped tune does not go on"
-grep -q 'left out' "$dir/out" && fail "a candidate is blamed for the signal"
-
 # In a repository that is not the program's, whose commit the tables name.
 cd "$dir" && git init -q . 2>/dev/null &&
   git -c user.name=x -c user.email=x commit -q --allow-empty -m x 2>/dev/null
