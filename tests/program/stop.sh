@@ -5,6 +5,7 @@ dir=$(mktemp -d) || exit 2
 trap 'rm -rf "$dir"' EXIT
 unset TIDEMILL_BANK TIDEMILL_SOURCE TIDEMILL_FORCE TIDEMILL_NO_JIT
 problem=gemm_rs:bf16:nt:w2:77x136x72
+: >"$dir/out"
 
 fail() {
   echo "$1"
@@ -15,11 +16,15 @@ has() { grep -q -- "$1" "$2" || fail "$2 lacks '$1'"; }
 
 # Stopped while it compiles, then while it measures: it says how to go on, nobody is blamed, no folder stays.
 mkdir "$dir/tmp"
-for pause in 1 4; do
+for sign in '^1/' 'candidates compiled'; do
   TMPDIR=$dir/tmp "$tidemill" tune --device emu --world 2 --bank "$dir/s.bank" --top 8 $problem \
     >"$dir/out" 2>&1 &
   pid=$!
-  sleep $pause
+  tries=0 # until it is so far, at most a minute
+  while ! grep -q "$sign" "$dir/out" && [ $tries -lt 600 ]; do
+    tries=$((tries + 1))
+    sleep 0.1
+  done
   kill -TERM $pid
   wait $pid
   [ $? = 143 ] || fail "SIGTERM: another exit code"
