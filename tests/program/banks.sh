@@ -21,7 +21,7 @@ expect() {
 }
 
 # The emulator's own bank serves no GPU, and its picks count for none.
-expect 0 '1 problems tuned' tune --device emu --world 1 --bank "$dir/emu.bank" --top 1 $problem
+expect 0 '1 problem tuned' tune --device emu --world 1 --bank "$dir/emu.bank" --top 1 $problem
 expect 0 '^bank *ok' doctor --device emu --bank "$dir/emu.bank"
 expect 1 '^bank *other .*kernels for the emulator' doctor --bank "$dir/emu.bank"
 expect 0 'Emulated' explain --bank "$dir/emu.bank" --arch sm_90a $problem
