@@ -81,8 +81,6 @@ tml_status tml_bank_write_pick(tml_bank_writer *writer, const tml_pick *pick);
  * the last one. */
 tml_status tml_bank_write_mark(tml_bank_writer *writer, const char *key, const char *text);
 tml_status tml_bank_read_mark(tml_bank_writer *writer, const char *key, char *out, size_t bytes);
-/* All of them: nothing is being tried any more. */
-tml_status tml_bank_clear_marks(tml_bank_writer *writer);
 /* Merges, syncs, renames. The writer stays open. */
 tml_status tml_bank_publish(tml_bank_writer *writer);
 void tml_bank_write_close(tml_bank_writer *writer);

@@ -211,12 +211,3 @@ tml_status tml_bank_read_mark(tml_bank_writer *writer, const char *key, char *ou
   part_unlock(writer);
   return status;
 }
-
-tml_status tml_bank_clear_marks(tml_bank_writer *writer)
-{
-  TRY(part_lock(writer));
-  tml_status status = part_ready(writer);
-  if (status == TML_OK) status = bank_db_exec(writer->db, "DELETE FROM mark");
-  part_unlock(writer);
-  return status;
-}

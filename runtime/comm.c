@@ -165,22 +165,18 @@ tml_status tml_comm_create(tml_comm **out, tml_ctx *ctx, ncclComm_t nccl)
   return status;
 }
 
-/* Copies and kernels that store into the peers' memory, in whatever stream of the caller, have ended; when
- * all ranks have voted so it is safe to unmap. */
-static tml_status comm_rest(tml_comm *comm)
-{
-  TRY(tml_stream_wait(comm->ctx, comm->copies, "destroying the comm"));
-  return CU(comm->ctx->api, cuCtxSynchronize, ());
-}
-
 void tml_comm_destroy(tml_comm *comm)
 {
   if (!comm) return;
   tml_ctx *ctx = comm->ctx;
   CUcontext previous;
   int entered = tml_ctx_enter(ctx, &previous) == TML_OK;
-  int healthy = entered && !tml_comm_fault(comm, NULL) && !tml_group_dead(comm->group) &&
-                tml_group_vote(comm->group, comm_rest(comm), "destroying the comm") == TML_OK;
+  /* Peers' copies into this memory end before their barrier, their kernels by the caller's duty: it is
+   * safe to unmap after it. */
+  int healthy =
+      entered && !tml_comm_fault(comm, NULL) && !tml_group_dead(comm->group) &&
+      tml_group_vote(comm->group, tml_stream_wait(ctx, comm->copies, "destroying the comm"),
+                     "destroying the comm") == TML_OK;
   comm_free(comm, healthy);
   if (entered) tml_ctx_leave(ctx, previous);
 }

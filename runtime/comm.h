@@ -59,7 +59,7 @@ struct tml_comm {
   CUstream copies; /* high priority, non-blocking: copy engines */
   CUevent fork, join;
   int slot;                      /* of the next `ce` call */
-  int64_t failures;              /* launches that failed on this rank, world > 1 */
+  int64_t failures;              /* launches on the peers that failed on this rank */
   cublasLtHandle_t lt;           /* NULL until first needed, never created after sealing */
   struct tml_lt_cache *lt_cache; /* of lt.c, which frees both */
   struct tml_plan *plans;        /* alive; comm_free calls tml_plans_orphan (plan.h) */

@@ -51,8 +51,9 @@ static tml_status from_bank(tml_ctx *ctx, tml_kernel *kernel)
   int refused = is_refused(kernel, status, &row);
   if (status == TML_OK) {
     status = kernel_load(ctx, kernel, row.cubin);
-    if (status == TML_DRIVER) { /* made for another driver or device: compiling may still work */
-      tml_log(ctx, TML_LOG_WARN, "the bank's code was refused by the driver: %s", tml_last_error());
+    /* Made for another driver or device, or by another compiler: compiling may still work. */
+    if (status == TML_DRIVER || status == TML_UNSUPPORTED) {
+      tml_log(ctx, TML_LOG_WARN, "the bank's code is not used: %s", tml_last_error());
       status = TML_MISS;
     }
   }
@@ -152,6 +153,7 @@ static tml_status from_jit(tml_ctx *ctx, tml_kernel *kernel)
   if (status == TML_MISS) return status; /* no compiler here */
   atomic_fetch_add(&ctx->counters.compiles, 1);
   if (status == TML_OK) {
+    tml_build_require(&build, kernel->variant.registers);
     tml_log(ctx, TML_LOG_INFO, "compiled %s in %.0f ms: %d registers, %d spill bytes", name,
             build.compile_ms, build.registers, build.spill_bytes);
     keep(ctx, kernel, &build);

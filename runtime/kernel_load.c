@@ -96,8 +96,8 @@ static tml_status prepare(tml_ctx *ctx, tml_kernel *kernel)
          (&kernel->registers, CU_FUNC_ATTRIBUTE_NUM_REGS, kernel->kernel, ctx->device)));
   if (kernel->registers < v->registers)
     return tml_fail(TML_UNSUPPORTED,
-                    "%s was compiled to %d registers a thread and needs %d; build the bank with "
-                    "another NVRTC",
+                    "%s has %d registers a thread and needs %d; build the bank with another "
+                    "NVRTC",
                     v->name, kernel->registers, v->registers);
   return occupancy(ctx, kernel);
 }

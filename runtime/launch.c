@@ -169,8 +169,8 @@ tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream)
   tml_status status = launch(plan, args, stream);
   if (status == TML_OK)
     atomic_fetch_add_explicit(&plan->comm->ctx->counters.launches, 1, memory_order_relaxed);
-  else if (plan->comm->world > 1)
-    plan->comm->failures++; /* later calls say so in their fingerprints */
+  else if (plan->problem.op != TML_GEMM) /* which meets no peer */
+    plan->comm->failures++;              /* later calls say so in their fingerprints */
   return status;
 }
 
@@ -229,9 +229,13 @@ static tml_status enqueue(tml_ctx *ctx, const tml_kernel *kernel, unsigned grid,
   CUresult result = ctx->api->cuda.p_cuLaunchKernelEx(&config, kernel->function, values, NULL);
   if (both && overlap &&
       (result == CUDA_ERROR_NOT_SUPPORTED || result == CUDA_ERROR_INVALID_VALUE)) {
+    int named = result == CUDA_ERROR_NOT_SUPPORTED; /* under capture the second fails as well */
     config.numAttrs = launch_attributes(variant, 0, attributes);
     result = ctx->api->cuda.p_cuLaunchKernelEx(&config, kernel->function, values, NULL);
-    if (result == CUDA_SUCCESS) atomic_store(&ctx->overlap_refused, 1);
+    if ((result == CUDA_SUCCESS || named) && !atomic_exchange(&ctx->overlap_refused, 1))
+      tml_log(ctx, TML_LOG_WARN,
+              "this driver refuses cooperative launches that overlap the kernel before them: calls "
+              "of gemm_rs and gemm_ar begin a little later");
   }
   tml_status status = tml_cuda_check(ctx->api, result, "cuLaunchKernelEx");
   return status == TML_OK ? TML_OK : launch_failed(status, result, variant);
@@ -402,7 +406,7 @@ static tml_status fused_run(tml_plan *plan, const tml_choice *choice, const tml_
                             .keep = ce && args->gathered,
                             .pull = ce && args->a_symmetric && args->m > 0,
                             .direct = twoshot && args->c_symmetric && args->m > 0,
-                            .failures = comm->failures,
+                            .failures = plan->problem.op == TML_GEMM ? 0 : comm->failures,
                             .a = (uintptr_t)args->a,
                             .b = (uintptr_t)args->b,
                             .c = (uintptr_t)args->c,

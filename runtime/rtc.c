@@ -108,6 +108,13 @@ fail:
   return status;
 }
 
+void tml_build_require(tml_build *build, int registers)
+{
+  if (build->refused[0] || build->registers == 0 || build->registers >= registers) return;
+  snprintf(build->refused, sizeof build->refused, "%d registers a thread, %d are needed",
+           build->registers, registers);
+}
+
 void tml_build_free(tml_build *build)
 {
   if (!build) return;

@@ -20,6 +20,8 @@ const char *tml_rtc_options(const char *arch);
  * says what to install), MEMORY. `name` is the program's name in messages. */
 tml_status tml_rtc_compile(const tml_api *api, const char *name, const char *text, const char *arch,
                            tml_build *out);
+/* Sets `refused` where a thread has fewer registers than the kernel takes for granted. */
+void tml_build_require(tml_build *build, int registers);
 void tml_build_free(tml_build *build);
 
 #endif

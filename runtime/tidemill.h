@@ -176,8 +176,9 @@ TML_API tml_status tml_ctx_counters(const tml_ctx *ctx, tml_counters *out);
  * version or device kind on some rank), TIMEOUT (names the ranks that were waited for), MEMORY,
  * UNSUPPORTED (no symmetric memory between two of the devices), IO (a socket between the ranks), SEALED. */
 TML_API tml_status tml_comm_create(tml_comm **out, tml_ctx *ctx, ncclComm_t nccl);
-/* Collective while healthy, and waits for the work of this GPU; after a fault local: waits for no peer, only
- * for this GPU's own bounded kernels. Graphs that hold calls of the comm go first. NULL is fine. */
+/* Collective while healthy; after a fault local: waits for no peer, only for this GPU's own bounded kernels.
+ * Synchronise the streams that carry calls of the comm first: a peer unmaps its memory when all ranks are
+ * here. Graphs that hold calls of the comm go first. NULL is fine. */
 TML_API void tml_comm_destroy(tml_comm *comm);
 TML_API int tml_comm_rank(const tml_comm *comm);
 TML_API int tml_comm_world(const tml_comm *comm);
@@ -269,7 +270,8 @@ typedef struct tml_args {
  * call completes on its stream. After a fault C is undefined: calls run out without waiting. So
  * is the gathered A, also of the call before the one that finds the fault. A launch that fails enqueues
  * nothing that counts: where it fails on all ranks alike they may go on, where it fails on some the
- * next calls of the comm end in MISMATCH instead of taking each other's data (`nccl` cannot tell).
+ * next calls of the comm end in MISMATCH instead of taking each other's data. (`nccl` cannot tell, nor
+ * can replays of graphs that were captured before: make the comm anew.)
  * OK, ARGUMENT (also: m above the plan's, reserve missing), FAULT, DRIVER; with `nccl` also TIMEOUT. */
 TML_API tml_status tml_launch(tml_plan *plan, const tml_args *args, CUstream stream);
 

@@ -10,8 +10,7 @@
 #include "../runtime/tidemill.h"
 #include "output.h"
 
-/* Bytes of the UTF-8 character at c; 0: there is none. */
-static int character(const char *c)
+int cli_character(const char *c)
 {
   const unsigned char *byte = (const unsigned char *)c;
   int bytes = *byte < 0x80 ? 1 : *byte >= 0xf0 ? 4 : *byte >= 0xe0 ? 3 : *byte >= 0xc2 ? 2 : 0;
@@ -26,7 +25,7 @@ static int character(const char *c)
 static void print_escaped(FILE *to, const char *text, size_t bytes)
 {
   for (const char *c = text; c < text + bytes;) {
-    int length = character(c);
+    int length = cli_character(c);
     if (length)
       fwrite(c, 1, (size_t)length, to);
     else

@@ -50,6 +50,8 @@ int cli_parse(const cli_command *command, int argc, char **argv, cli_list *opera
 /* What stands for an option that was not given: a variable of the environment, unless it is empty; NULL. */
 const char *cli_or_env(const char *given, const char *name);
 int cli_usage(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Bytes of the UTF-8 character at `at`, if it is one that a terminal shows; else 0. */
+int cli_character(const char *at);
 /* One line on stderr; returns CLI_FAILED. */
 int cli_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* As cli_fail with the library's status and sentence after `what`. */

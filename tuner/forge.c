@@ -116,11 +116,13 @@ static tml_status compile_one(forge *f, tml_gen *gen, size_t at)
   const char *options = tml_rtc_options(arch);
   tml_bank_row row;
   tml_build build;
+  tml_variant variant;
   char *text = NULL;
   size_t bytes = 0;
   memset(&row, 0, sizeof row);
   memset(&build, 0, sizeof build);
   /* Identity is the plain text; what is compiled also has #line marks, which change no code. */
+  TRY(tml_gen_variant(gen, name, &variant));
   TRY(tml_gen_expand(gen, name, 0, &text, &bytes));
   tml_source_hash(text, bytes, options, row.hash);
   free(text);
@@ -134,6 +136,7 @@ static tml_status compile_one(forge *f, tml_gen *gen, size_t at)
   if (status == TML_OK && !there) status = tml_rtc_compile(f->api, name, text, arch, &build);
   free(text);
   if (status == TML_OK && !there) {
+    tml_build_require(&build, variant.registers);
     snprintf(row.name, sizeof row.name, "%s", name);
     snprintf(row.arch, sizeof row.arch, "%s", arch);
     snprintf(row.compiler, sizeof row.compiler, "%s", build.compiler);

@@ -77,9 +77,20 @@ static int write_text(const char *path, const char *text)
   return bad ? cannot_write(path) : CLI_OK;
 }
 
+/* Paths and messages come from outside and may be cut: a byte that is no UTF-8 becomes '?'. */
+static void mend(char *text)
+{
+  for (char *c = text; c && *c;) {
+    int bytes = *c == '\n' || *c == '\t' ? 1 : cli_character(c);
+    if (bytes == 0) *c = '?';
+    c += bytes ? bytes : 1;
+  }
+}
+
 int output_json(const char *path, cJSON *root)
 {
   char *text = cJSON_Print(root);
+  mend(text);
   int code = text ? write_text(path, text) : cli_fail("out of memory for %s", path);
   cJSON_free(text);
   cJSON_Delete(root);

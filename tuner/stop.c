@@ -12,11 +12,14 @@
 #include "cli.h"
 
 #define WAIT_MS 5000 /* for a writer that is in the middle of a row */
+#define ECHO_MS \
+  300 /* `timeout` and others send a signal to the process and to its group: one wish */
 
 /* Shared with the processes that are forked. */
 static struct shared {
   atomic_int asked, done, total;
   char what[32];
+  char mark[256]; /* the key of the mark that stands in the bank, "" if none does */
 } * shared;
 static const char *bank_path, *bank_isa;
 static sigset_t caught;
@@ -40,12 +43,17 @@ void stop_progress(int done, int total, const char *what)
   snprintf(shared->what, sizeof shared->what, "%s", what);
 }
 
-/* Who was interrupted is not to blame: no mark stays. */
+void stop_marks(const char *key)
+{
+  if (shared) snprintf(shared->mark, sizeof shared->mark, "%s", key);
+}
+
+/* Who was interrupted is not to blame: its mark goes, those of others stay. */
 static tml_status publish(void)
 {
   tml_bank_writer *writer;
   tml_status status = tml_bank_write_open(&writer, bank_path, bank_isa, WAIT_MS);
-  if (status == TML_OK) status = tml_bank_clear_marks(writer);
+  if (status == TML_OK && shared->mark[0]) status = tml_bank_write_mark(writer, shared->mark, "");
   if (status == TML_OK) status = tml_bank_publish(writer);
   tml_bank_write_close(writer);
   return status;
@@ -61,10 +69,13 @@ static void keep(void)
 
 static void *wait_for_signal(void *unused)
 {
+  const struct timespec echo = {.tv_nsec = ECHO_MS * 1000000};
   int number = 0;
   (void)unused;
   if (sigwait(&caught, &number) != 0) return NULL;
   atomic_store(&shared->asked, 1);
+  while (sigtimedwait(&caught, NULL, &echo) > 0) {
+  }
   pthread_sigmask(SIG_UNBLOCK, &caught, NULL);
   if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
   tml_emu_tidy();

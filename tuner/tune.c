@@ -102,12 +102,12 @@ static tml_status tune_all(tuner *t)
     char text[PROBLEM_TEXT_BYTES];
     tune_result result;
     tml_problem_print(p, text, sizeof text);
+    if (t->r.rank == 0) stop_progress((int)i, (int)list->count, "problems");
     if (p->op != TML_GEMM && i > 0 && !reloaded) {
       TRY(tml_group_vote(t->r.comm->group, publish(t), "publishing the picks"));
       TRY(rig_reload(&t->r, &t->o->rig));
       reloaded = 1;
     }
-    if (t->r.rank == 0) stop_progress((int)i, (int)list->count, "problems");
     progress_step(&t->bar, (int)i, (int)list->count, "%s", text);
     double began = seconds_now();
     tml_status status = tune_problem(&t->r, t->writer, t->o, p, t->dump, &result);
@@ -118,6 +118,7 @@ static tml_status tune_all(tuner *t)
     }
     if (status != TML_OK) return tml_wrap(status, "%s", text);
     add_row(t, p, &result, seconds_now() - began);
+    if (t->r.rank == 0) stop_progress((int)i + 1, (int)list->count, "problems");
     TRY(tml_group_vote(t->r.comm->group, publish_now_and_then(t), "publishing the picks"));
   }
   return TML_OK;

@@ -51,7 +51,10 @@ static tml_status mark(contest *c, const char *text)
 {
   if (c->r->rank != 0) return TML_OK;
   stop_yield();
-  return tml_bank_write_mark(c->writer, c->mark_key, text);
+  if (*text) stop_marks(c->mark_key);
+  TRY(tml_bank_write_mark(c->writer, c->mark_key, text));
+  if (!*text) stop_marks("");
+  return TML_OK;
 }
 
 static tml_status launch_and_compare(contest *c, int i)

@@ -133,4 +133,9 @@ refuse 1 'cannot write.*No such file' doctor --json "$missing"
   "$tidemill" check $emu --outputs "$dir/new" $gemm >"$dir/out" 2>"$dir/err"
   [ -s "$dir/new/row0.rank0" ] || complain "--outputs did not make its folder"
 }
+
+# A name that is no UTF-8 does not spoil the JSON.
+"$tidemill" doctor --json - --bank "$(printf '/tmp/\377\376.bank')" >"$dir/out" 2>"$dir/err"
+grep -q '??.bank' "$dir/out" || complain "the bank's name is lost"
+iconv -f UTF-8 -t UTF-8 "$dir/out" >/dev/null 2>&1 || complain "JSON that is no UTF-8"
 exit $bad

@@ -26,6 +26,7 @@ for sign in '^1/' 'candidates compiled'; do
     sleep 0.1
   done
   kill -TERM $pid
+  kill -TERM $pid # as `timeout` does, which signals the process and its group
   wait $pid
   [ $? = 143 ] || fail "SIGTERM: another exit code"
   has 'stopped at .* run the same command again' "$dir/out"

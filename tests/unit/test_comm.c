@@ -38,36 +38,6 @@ static void test_life(void **state)
   fixture_expect_clean();
 }
 
-/* No rank unmaps what another rank's kernels may still store to. */
-static atomic_int at_rest, early;
-static CUresult (*real_rest)(void), (*real_unmap)(CUdeviceptr, size_t);
-
-static CUresult rest(void)
-{
-  atomic_fetch_add(&at_rest, 1);
-  return real_rest();
-}
-
-static CUresult unmap(CUdeviceptr at, size_t bytes)
-{
-  if (atomic_load(&at_rest) < 3) atomic_fetch_add(&early, 1);
-  return real_unmap(at, bytes);
-}
-
-static void test_rest(void **state)
-{
-  (void)state;
-  int world = 3;
-  const tml_api *api = fake_open(NULL);
-  tml_cuda *cuda = &fake_table()->cuda;
-  real_rest = cuda->p_cuCtxSynchronize, cuda->p_cuCtxSynchronize = rest;
-  real_unmap = cuda->p_cuMemUnmap, cuda->p_cuMemUnmap = unmap;
-  fixture_run_ranks(api, world, 0, run_life, &world);
-  fixture_expect_clean();
-  assert_int_equal(atomic_load(&at_rest), world);
-  assert_int_equal(atomic_load(&early), 0);
-}
-
 static void test_arguments(void **state)
 {
   (void)state;
@@ -404,7 +374,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_life),
-      cmocka_unit_test(test_rest),
+
       cmocka_unit_test(test_arguments),
       cmocka_unit_test(test_disagreement),
       cmocka_unit_test(test_reserve),

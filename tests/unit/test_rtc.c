@@ -47,6 +47,8 @@ static void compiles(void **state)
   tml_build build, again;
   assert_int_equal(tml_rtc_compile(api, "plain", plain, "sm_90a", &build), TML_OK);
   assert_string_equal(build.refused, "");
+  tml_build_require(&build, build.registers);
+  assert_string_equal(build.refused, "");
   assert_true(build.registers > 0 && build.spill_bytes == 0 && build.local_bytes == 0);
   assert_memory_equal(build.cubin, "\177ELF", 4);
   assert_non_null(strstr(build.compiler, "nvrtc "));
@@ -55,6 +57,8 @@ static void compiles(void **state)
   assert_int_equal(build.cubin_bytes, again.cubin_bytes); /* the same text gives the same code */
   assert_memory_equal(build.cubin, again.cubin, build.cubin_bytes);
   tml_build_free(&again);
+  tml_build_require(&build, 250);
+  assert_non_null(strstr(build.refused, "250 are needed"));
   tml_build_free(&build);
   tml_build_free(&build);
 }
