@@ -26,12 +26,12 @@ options:
   -l SECONDS  limit of each step (default: 3600)
   -d KIND     emu: on the emulator, whose times mean nothing
   -q          quick: one round, windows of 1 ms, 20 calls; to see that all steps work
-  -o FOLDER   where to (default: measured)
+  -o FOLDER   where to (default: build/measured)
 EOF
 }
 
 program=$here/../../build/tidemill bank='' world=2 gemms=$here/gemm_m512_up.txt
-fused=$here/fused_prefill.txt peers='' limit=3600 device=gpu quick='' out=measured
+fused=$here/fused_prefill.txt peers='' limit=3600 device=gpu quick='' out=$here/../../build/measured
 while getopts t:b:w:g:f:p:l:d:qo:h option; do
   case $option in
   t) program=$OPTARG ;;
